@@ -1,0 +1,50 @@
+# coco-e2e: end-to-end tests for confidential pods. `make help` says what there is.
+
+.DEFAULT_GOAL := help
+.PHONY: help e2e up down test lint bench build prerequisites generate fuzz
+
+COCO := bin/coco-e2e
+export CLUSTER CLUSTER_NAME COCO_E2E_CACHE ARTIFACTS_DIR WORKLOAD_IMAGE KEEP FOCUS LABELS FUZZTIME
+
+help: ## say what there is
+	@echo "targets:"
+	@sed -n 's/^\([a-z0-9-]*\):[^#]*## \(.*\)/  make \1|\2/p' Makefile | column -t -s '|'
+	@echo "variables:"
+	@echo "  KEEP=1            keep the cluster after make e2e (make down removes it)"
+	@echo "  FOCUS='text'      run only specs whose text matches this regular expression"
+	@echo "  LABELS='expr'     run only specs with these labels (Ginkgo label filter)"
+	@echo "  CLUSTER=local     provider of the cluster (the only one so far)"
+	@echo "  CLUSTER_NAME=x    name of the cluster (coco-e2e)"
+	@echo "  WORKLOAD_IMAGE=i  image of the pods, by digest (built from Debian's packages)"
+	@echo "  COCO_E2E_CACHE=d  where builds and clusters' state are kept (~/.cache/coco-e2e)"
+	@echo "  ARTIFACTS_DIR=d   where reports go (artifacts/)"
+
+e2e: prerequisites build ## set up everything, run the suite on a fresh cluster, write artifacts/, tear down
+	@$(COCO) run
+
+up: prerequisites build ## bring up a cluster with the simulated TEE and keep it
+	@$(COCO) up
+
+down: build ## remove every cluster that a run kept or left behind
+	@$(COCO) down
+
+test: prerequisites ## unit tests and the specs that need no cluster, race detector on
+	go test -race ./framework/... ./simulators/... ./manifests/...
+
+lint: prerequisites ## gofumpt, go vet, staticcheck, ginkgolinter
+	@scripts/lint
+
+bench: prerequisites build ## measure pods, execs, memory and phases on a fresh cluster
+	@$(COCO) bench
+
+build: ## put the command at bin/coco-e2e
+	@go build -trimpath -o $(COCO) ./framework/cmd/coco-e2e
+
+fuzz: ## run each fuzz target for FUZZTIME (10s)
+	@scripts/fuzz
+
+generate: ## regenerate Go code from .proto files (needs protobuf-compiler, libprotobuf-dev)
+	@scripts/generate
+
+prerequisites:
+	@scripts/prerequisites

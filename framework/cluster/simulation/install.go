@@ -1,0 +1,218 @@
+package simulation
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"syscall"
+	"time"
+
+	nodev1 "k8s.io/api/node/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+	"sigs.k8s.io/yaml"
+
+	"github.com/coco-e2e/coco-e2e/framework/cluster"
+	"github.com/coco-e2e/coco-e2e/framework/cluster/local"
+	"github.com/coco-e2e/coco-e2e/manifests"
+)
+
+// registryPort is where the registry listens, on the link to the node only.
+const registryPort = 5000
+
+// hypervisorSocket is where podvm serves the remote-hypervisor protocol on the node.
+const hypervisorSocket = "/run/peerpod/hypervisor.sock"
+
+// LogDir is where a node keeps one directory per guest, below /var/log:
+// <namespace>_<pod>_<sandbox id>.
+const LogDir = "coco-sim"
+
+// Prepare writes the node's configuration into dir and shows it, with the
+// programs, to a local cluster that does not run yet.
+func (p *Parts) Prepare(c *local.Cluster, dir string) error {
+	mirror := p.mirror(c)
+	data := map[string]string{"Mirror": mirror, "HypervisorSocket": hypervisorSocket, "RuntimeClass": RuntimeClass}
+	programs := filepath.Join(dir, "opt")
+	if err := snapshot(p.NodePrograms, programs); err != nil {
+		return fmt.Errorf("simulator programs: %w", err)
+	}
+	for to, from := range map[string]string{
+		"etc/podvm.toml": "podvm.toml", "etc/shim.toml": "shim.toml",
+		"conf.d/coco-sim.toml": "containerd.toml", "certs.d/_default/hosts.toml": "hosts.toml",
+	} {
+		text, err := manifests.Fill("simulator/"+from, data)
+		if err != nil {
+			return err
+		}
+		target := filepath.Join(dir, to)
+		if err := os.MkdirAll(filepath.Dir(target), 0o755); err != nil {
+			return err
+		}
+		if err := os.WriteFile(target, text, 0o644); err != nil {
+			return err
+		}
+	}
+	for source, target := range map[string]string{
+		programs: "/opt/coco-sim", filepath.Join(dir, "etc"): "/etc/coco-sim",
+		filepath.Join(dir, "conf.d"): "/etc/containerd/conf.d", filepath.Join(dir, "certs.d"): "/etc/containerd/certs.d",
+	} {
+		c.AddMount(cluster.Mount{Source: source, Target: target})
+	}
+	return nil
+}
+
+// snapshot hard-links from into to, so that a later build (which replaces
+// files, never writes into them) does not change a running node.
+func snapshot(from, to string) error {
+	return filepath.WalkDir(from, func(p string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		rel, err := filepath.Rel(from, p)
+		if err != nil {
+			return err
+		}
+		target := filepath.Join(to, rel)
+		if d.IsDir() {
+			return os.MkdirAll(target, 0o755)
+		}
+		if err := os.Link(p, target); err != nil {
+			return err
+		}
+		return nil
+	})
+}
+
+func (p *Parts) mirror(c *local.Cluster) string {
+	return "http://" + net.JoinHostPort(c.Gateway(), strconv.Itoa(registryPort))
+}
+
+// StartNode starts what runs beside the kubelet: the registry, on this machine
+// but in the node's PID namespace so that it ends with the node, and podvm on
+// the node. It returns when both serve.
+func (p *Parts) StartNode(ctx context.Context, c *local.Cluster) error {
+	if err := p.startRegistry(ctx, c, filepath.Join(c.Nodes()[0].Logs(), "registry.log")); err != nil {
+		return err
+	}
+	n := c.Nodes()[0]
+	if err := n.Start(ctx, "/var/log/podvm.log", "/opt/coco-sim/bin/podvm", "--config", "/etc/coco-sim/podvm.toml"); err != nil {
+		return err
+	}
+	check := fmt.Sprintf(`i=0; while [ ! -S %s ]; do i=$((i+1)); [ $i -lt 500 ] || { tail -n 5 /var/log/podvm.log; exit 1; }; usleep 20000; done`, hypervisorSocket)
+	if err := n.Exec(ctx, nil, nil, "/bin/sh", "-c", check); err != nil {
+		return fmt.Errorf("podvm did not serve %s within 10 s: %w", hypervisorSocket, err)
+	}
+	return nil
+}
+
+func (p *Parts) startRegistry(ctx context.Context, c *local.Cluster, logPath string) error {
+	addr := net.JoinHostPort(c.Gateway(), strconv.Itoa(registryPort))
+	log, err := os.Create(logPath)
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	cmd := exec.Command("nsenter", "--target", strconv.Itoa(c.PID()), "--pid", "--",
+		p.Registry, "serve", "--addr", addr, "--layout", p.Layout, "--upstream")
+	cmd.Stdout, cmd.Stderr = log, log
+	// A Ctrl-C at the terminal is for the suite, which then stops the node.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := cmd.Start(); err != nil {
+		return fmt.Errorf("registry: %w", err)
+	}
+	exited := make(chan error, 1)
+	go func() { exited <- cmd.Wait() }()
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	for tick := time.NewTicker(20 * time.Millisecond); ; {
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+addr+"/v2/", nil)
+		if err != nil {
+			return err
+		}
+		if resp, err := http.DefaultClient.Do(req); err == nil {
+			resp.Body.Close()
+			tick.Stop()
+			return nil
+		}
+		select {
+		case <-tick.C:
+		case err := <-exited:
+			return fmt.Errorf("registry ended at once: %v; see %s", err, logPath)
+		case <-ctx.Done():
+			return fmt.Errorf("registry does not answer on %s: %w; see %s", addr, ctx.Err(), logPath)
+		}
+	}
+}
+
+// CreateRuntimeClass registers the simulated TEE with Kubernetes.
+func CreateRuntimeClass(ctx context.Context, kube kubernetes.Interface) error {
+	var rc nodev1.RuntimeClass
+	if err := yaml.UnmarshalStrict(manifests.Read("simulator/runtimeclass.yaml"), &rc); err != nil {
+		return fmt.Errorf("manifests/simulator/runtimeclass.yaml: %w", err)
+	}
+	_, err := kube.NodeV1().RuntimeClasses().Create(ctx, &rc, metav1.CreateOptions{})
+	if err != nil && !apierrors.IsAlreadyExists(err) {
+		return fmt.Errorf("create RuntimeClass %s: %w", rc.Name, err)
+	}
+	return nil
+}
+
+// RPC is one line of a guest's agent log.
+type RPC struct {
+	Time time.Time `json:"time"`
+	// Method is the RPC's name, Endpoint the policy rule that it asked.
+	Method, Endpoint string
+	// Decision is allowed, denied, error or unchecked.
+	Decision    string `json:"decision"`
+	ContainerID string `json:"container_id"`
+	// Code is the status that the caller got.
+	Code   string `json:"code"`
+	Detail string `json:"detail"`
+}
+
+// ErrNoGuestLog says that the node's logs hold nothing of such a pod.
+var ErrNoGuestLog = errors.New("no guest log")
+
+// AgentLog reads the RPCs that the guests of a pod answered, oldest first.
+// logs is a node's /var/log (see cluster.Node).
+func AgentLog(logs, namespace, podName string) ([]RPC, error) {
+	files, err := filepath.Glob(filepath.Join(logs, LogDir, namespace+"_"+podName+"_*", "agent.jsonl"))
+	if err != nil {
+		return nil, err
+	}
+	if len(files) == 0 {
+		return nil, fmt.Errorf("%w of pod %s/%s below %s", ErrNoGuestLog, namespace, podName, filepath.Join(logs, LogDir))
+	}
+	var out []RPC
+	for _, name := range files {
+		f, err := os.Open(name)
+		if err != nil {
+			return nil, err
+		}
+		s := bufio.NewScanner(f)
+		s.Buffer(nil, 1<<20)
+		for s.Scan() {
+			var r RPC
+			if err := json.Unmarshal(s.Bytes(), &r); err != nil {
+				f.Close()
+				return nil, fmt.Errorf("%s: %w", name, err)
+			}
+			out = append(out, r)
+		}
+		f.Close()
+		if err := s.Err(); err != nil {
+			return nil, fmt.Errorf("%s: %w", name, err)
+		}
+	}
+	return out, nil
+}

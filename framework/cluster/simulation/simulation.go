@@ -1,0 +1,230 @@
+// Package simulation gives the nodes of a cluster what TEE hardware and a CoCo
+// installation would: the kata-cc runtime with its shim, the pod VM daemon,
+// the guest image, and a registry with the images that the suite needs.
+//
+// It builds those programs from this project's simulators/ by path and starts
+// them as an operator would; it never imports them. It must not know what
+// specs assert.
+package simulation
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/coco-e2e/coco-e2e/framework/cluster/node"
+	"github.com/coco-e2e/coco-e2e/framework/progress"
+	"github.com/coco-e2e/coco-e2e/manifests"
+)
+
+// RuntimeClass is the name and handler of the simulated TEE's RuntimeClass.
+const RuntimeClass = "kata-cc"
+
+// KBSImage is the name under which the KBS simulator's image is loaded.
+const KBSImage = "coco-e2e.local/kbs:dev"
+
+// Image is a workload image that the run serves.
+type Image struct {
+	// Reference is the name without tag or digest, as users write it.
+	Reference string `json:"reference"`
+	// Digest of the manifest, "sha256:…".
+	Digest string `json:"digest"`
+	// Size of the layers in bytes.
+	Size int64 `json:"size"`
+}
+
+// Pinned is the reference with the digest.
+func (i Image) Pinned() string { return i.Reference + "@" + i.Digest }
+
+// Builder builds what a simulated node needs into a cache.
+type Builder struct {
+	// Root is the root directory of a checkout of this project.
+	Root string
+	// Cache is the directory that keeps what was built.
+	Cache string
+	// Progress is told what goes on; nil is silent.
+	Progress *progress.Log
+}
+
+// Parts is what Builder built; all paths are absolute.
+type Parts struct {
+	// NodePrograms becomes /opt/coco-sim of every node.
+	NodePrograms string
+	// Registry is the registry program of this machine.
+	Registry string
+	// Layout is the directory of images that the registry serves.
+	Layout string
+	// KBSArchive is the KBS simulator's image as an archive.
+	KBSArchive string
+	// Images by short name: "nginx".
+	Images map[string]Image
+}
+
+// nodePrograms, guestPrograms and hostPrograms name each program's package and
+// the path where it is put.
+var (
+	nodePrograms = map[string]string{
+		"./simulators/shim/cmd":  "bin/containerd-shim-coco-sim-v2",
+		"./simulators/podvm/cmd": "bin/podvm",
+	}
+	guestPrograms = map[string]string{
+		"./simulators/agent/cmd":                       "usr/bin/kata-agent",
+		"./simulators/guest/cmd/attestation-agent":     "usr/local/bin/attestation-agent",
+		"./simulators/guest/cmd/confidential-data-hub": "usr/local/bin/confidential-data-hub",
+		"./simulators/guest/cmd/api-server-rest":       "usr/local/bin/api-server-rest",
+	}
+)
+
+// Build compiles the simulators and assembles the guest image and the workload
+// images. What did not change is taken from Go's build cache or from earlier runs.
+func (b *Builder) Build(ctx context.Context, img *node.Image) (*Parts, error) {
+	p := &Parts{
+		NodePrograms: filepath.Join(b.Cache, "opt"), Registry: filepath.Join(b.Cache, "bin", "registry"),
+		Layout: filepath.Join(b.Cache, "images"), KBSArchive: filepath.Join(b.Cache, "kbs.tar"),
+	}
+	if err := b.Progress.Do("simulators: compiling", func() error { return b.compile(ctx, p) }); err != nil {
+		return nil, err
+	}
+	return p, b.Progress.Do("simulators: guest image and workload images", func() error {
+		if err := b.guestImage(ctx, p, img); err != nil {
+			return fmt.Errorf("guest image: %w", err)
+		}
+		g, ctx := errgroup.WithContext(ctx)
+		g.Go(func() error { return b.workloads(ctx, p) })
+		g.Go(func() error {
+			return b.run(ctx, p.Registry, "archive", "--out", p.KBSArchive, "--reference", KBSImage,
+				"--binary", filepath.Join(b.Cache, "bin", "kbs")+":/usr/local/bin/kbs", "--entrypoint", "/usr/local/bin/kbs")
+		})
+		return g.Wait()
+	})
+}
+
+func (b *Builder) compile(ctx context.Context, p *Parts) error {
+	static := func(out, pkg string) error {
+		return b.goBuild(ctx, []string{"CGO_ENABLED=0"}, out, pkg, "-ldflags", "-s -w")
+	}
+	guest := filepath.Join(p.NodePrograms, "guest", "rootfs")
+	for pkg, to := range nodePrograms {
+		if err := static(filepath.Join(p.NodePrograms, to), pkg); err != nil {
+			return err
+		}
+	}
+	for pkg, to := range guestPrograms {
+		if err := static(filepath.Join(guest, to), pkg); err != nil {
+			return err
+		}
+	}
+	if err := static(p.Registry, "./simulators/registry/cmd"); err != nil {
+		return err
+	}
+	if err := static(filepath.Join(b.Cache, "bin", "kbs"), "./simulators/kbs/cmd"); err != nil {
+		return err
+	}
+	// The TPM is C code; a node has no C library, so it is linked into it.
+	return b.goBuild(ctx, []string{"CGO_ENABLED=1"}, filepath.Join(p.NodePrograms, "bin/tpm"), "./simulators/tee/cmd",
+		"-tags", "osusergo,netgo", "-ldflags", `-s -w -linkmode external -extldflags "-static"`)
+}
+
+// goBuild builds pkg to out, unless out is what the build would make anyway.
+func (b *Builder) goBuild(ctx context.Context, env []string, out, pkg string, flags ...string) error {
+	args := append([]string{"build", "-trimpath", "-buildvcs=false", "-o", out}, flags...)
+	cmd := exec.CommandContext(ctx, "go", append(args, pkg)...)
+	cmd.Dir, cmd.Env = b.Root, append(append(os.Environ(), "GOFLAGS=", "GOWORK=off"), env...)
+	var text bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &text, &text
+	if err := cmd.Run(); err != nil {
+		return fmt.Errorf("go build %s: %w\n%s", pkg, err, text.String())
+	}
+	return nil
+}
+
+func (b *Builder) run(ctx context.Context, argv ...string) error {
+	_, err := b.output(ctx, argv...)
+	return err
+}
+
+func (b *Builder) output(ctx context.Context, argv ...string) ([]byte, error) {
+	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
+	var out, text bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &text
+	if err := cmd.Run(); err != nil {
+		return nil, fmt.Errorf("%s: %w\n%s", strings.Join(argv, " "), err, text.String())
+	}
+	return out.Bytes(), nil
+}
+
+// guestImage lays out the guest's root beside the programs that compile put there.
+func (b *Builder) guestImage(ctx context.Context, p *Parts, img *node.Image) error {
+	root := filepath.Join(p.NodePrograms, "guest", "rootfs")
+	for _, d := range []string{
+		"dev", "etc/kata-opa", "etc/ssl/certs", "proc", "root", "run", "sys", "tmp", "usr/sbin", "var/log/guest", "var/tmp", "lib", "bin", "sbin",
+	} {
+		if err := os.MkdirAll(filepath.Join(root, d), 0o755); err != nil {
+			return err
+		}
+	}
+	for name, text := range map[string]string{
+		"etc/passwd":                       "root:x:0:0:root:/root:/bin/false\n",
+		"etc/group":                        "root:x:0:\n",
+		"etc/hosts":                        "127.0.0.1 localhost\n::1 localhost\n",
+		"etc/nsswitch.conf":                "hosts: files dns\n",
+		"etc/resolv.conf":                  "",
+		"etc/hostname":                     "localhost\n",
+		"etc/kata-opa/default-policy.rego": string(manifests.Read("simulator/default-policy.rego")),
+	} {
+		if err := os.WriteFile(filepath.Join(root, name), []byte(text), 0o644); err != nil {
+			return err
+		}
+	}
+	if err := node.CopyWithLibraries("/usr/sbin/runc", root); err != nil {
+		return err
+	}
+	return b.run(ctx, p.Registry, "pause-bundle", "--pause", filepath.Join(img.Bin, "pause"), "--out", filepath.Join(root, "pause_bundle"))
+}
+
+// workloads builds the images that pods of the suite run, unless the program
+// that builds them is the one that built what is there.
+func (b *Builder) workloads(ctx context.Context, p *Parts) error {
+	program, err := os.ReadFile(p.Registry)
+	if err != nil {
+		return err
+	}
+	var list struct {
+		Builder string           `json:"builder"`
+		Images  map[string]Image `json:"images"`
+	}
+	key := fmt.Sprintf("%x", sha256.Sum256(program))
+	record := p.Layout + ".json"
+	if old, err := os.ReadFile(record); err == nil && json.Unmarshal(old, &list) == nil && list.Builder == key {
+		p.Images = list.Images
+		return nil
+	}
+	if err := os.RemoveAll(p.Layout); err != nil {
+		return err
+	}
+	out, err := b.output(ctx, p.Registry, "build", "--out", p.Layout, "--debs-cache", filepath.Join(b.Cache, "debs"))
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(out, &list); err != nil {
+		return fmt.Errorf("registry build: %w: %s", err, out)
+	}
+	if list.Images["nginx"].Digest == "" {
+		return errors.New("registry build: no image nginx in its answer")
+	}
+	p.Images, list.Builder = list.Images, key
+	text, err := json.Marshal(list)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(record, text, 0o644)
+}

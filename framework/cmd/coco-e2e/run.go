@@ -1,0 +1,193 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/onsi/ginkgo/v2/types"
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"github.com/coco-e2e/coco-e2e/framework/pod"
+	"github.com/coco-e2e/coco-e2e/framework/testbed"
+)
+
+var errSpecsFailed = errors.New("specs failed")
+
+// artifacts is where a run leaves its reports: ARTIFACTS_DIR, or artifacts/ in
+// the working directory.
+func artifacts(elem ...string) string {
+	dir := os.Getenv("ARTIFACTS_DIR")
+	if dir == "" {
+		dir = "artifacts"
+	}
+	if abs, err := filepath.Abs(dir); err == nil {
+		dir = abs
+	}
+	return filepath.Join(append([]string{dir}, elem...)...)
+}
+
+func runCommand() *cobra.Command {
+	var focus, label string
+	var keep bool
+	cmd := &cobra.Command{
+		Use: "run", Short: "Bring up a testbed, run the suites on it, write the reports, take it away", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			o, err := options()
+			if err != nil {
+				return err
+			}
+			return runSuites(cmd, o, focus, label, keep)
+		},
+	}
+	cmd.Flags().StringVar(&focus, "focus", os.Getenv("FOCUS"), "run only specs whose text matches this regular expression")
+	cmd.Flags().StringVar(&label, "label-filter", os.Getenv("LABELS"), "run only specs with these labels (Ginkgo's label filter)")
+	cmd.Flags().BoolVar(&keep, "keep", os.Getenv("KEEP") != "", "keep the cluster")
+	return cmd
+}
+
+func runSuites(cmd *cobra.Command, o testbed.Options, focus, label string, keep bool) (err error) {
+	begin := time.Now()
+	dir := artifacts()
+	if err := os.RemoveAll(dir); err != nil {
+		return fmt.Errorf("old artefacts: %w", err)
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Join(o.Cache, "suites"), 0o755); err != nil {
+		return err
+	}
+	binary := filepath.Join(o.Cache, "suites", "walkthrough.test")
+	if err := o.Progress.Do("suite: compiling", func() error {
+		out, err := command(o.Root, "go", "test", "-c", "-o", binary, "./suites/walkthrough").CombinedOutput()
+		if err != nil {
+			return fmt.Errorf("compile the suite: %w\n%s", err, out)
+		}
+		return nil
+	}); err != nil {
+		return err
+	}
+	t, err := up(cmd.Context(), o)
+	if err != nil {
+		return err
+	}
+	if !keep {
+		defer func() { err = errors.Join(err, down(o), savePhases(o, dir)) }()
+	}
+	runErr := o.Progress.Do("suite: running", func() error { return ginkgo(o, binary, dir, focus, label) })
+	if runErr != nil {
+		if err := t.ExportLogs(cmd.Context(), filepath.Join(dir, "node-logs")); err != nil {
+			fmt.Fprintln(os.Stderr, "coco-e2e: node logs:", err)
+		}
+	}
+	return errors.Join(runErr, summary(dir, o, keep, time.Since(begin)))
+}
+
+func command(dir, name string, args ...string) *exec.Cmd {
+	cmd := exec.Command(name, args...)
+	cmd.Dir, cmd.Stdin = dir, os.Stdin
+	return cmd
+}
+
+// ginkgo runs the suite. It takes part in the terminal's process group, so a
+// Ctrl-C reaches it directly and it ends its specs in order.
+func ginkgo(o testbed.Options, binary, dir, focus, label string) error {
+	args := []string{
+		"tool", "ginkgo", "run", "--procs", strconv.Itoa(max(2, min(4, runtime.NumCPU()))), "--randomize-all",
+		"--output-dir", dir, "--junit-report", "junit.xml", "--json-report", "report.json",
+		"--poll-progress-after", "60s", "--timeout", "30m", "--keep-going",
+	}
+	if !term.IsTerminal(int(os.Stdout.Fd())) {
+		args = append(args, "--no-color")
+	}
+	if focus != "" {
+		args = append(args, "--focus", focus)
+	}
+	if label != "" {
+		args = append(args, "--label-filter", label)
+	}
+	cmd := command(o.Root, "go", append(args, binary)...)
+	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	cmd.Env = append(os.Environ(), "COCO_E2E_ROOT="+o.Root, "CLUSTER="+o.Provider, "CLUSTER_NAME="+o.Name, "COCO_E2E_CACHE="+o.Cache, "ARTIFACTS_DIR="+dir)
+	if err := cmd.Run(); err != nil {
+		var exit *exec.ExitError
+		if errors.As(err, &exit) {
+			return errSpecsFailed
+		}
+		return fmt.Errorf("ginkgo: %w", err)
+	}
+	return nil
+}
+
+// counts are the specs of a report by result. An inconclusive spec has failed
+// too, without showing either way what it asks.
+type counts struct{ Passed, Failed, Inconclusive, Skipped int }
+
+func countSpecs(report string) (counts, error) {
+	var c counts
+	b, err := os.ReadFile(report)
+	if err != nil {
+		return c, err
+	}
+	var suites []types.Report
+	if err := json.Unmarshal(b, &suites); err != nil {
+		return c, fmt.Errorf("%s: %w", report, err)
+	}
+	for _, s := range suites {
+		for _, spec := range s.SpecReports {
+			isSpec := spec.LeafNodeType.Is(types.NodeTypeIt)
+			switch {
+			case spec.State.Is(types.SpecStateFailureStates) && strings.Contains(spec.Failure.Message, pod.InconclusiveMark):
+				c.Inconclusive++
+			case spec.State.Is(types.SpecStateFailureStates):
+				c.Failed++
+			case spec.State.Is(types.SpecStatePassed) && isSpec:
+				c.Passed++
+			case isSpec:
+				c.Skipped++
+			}
+		}
+	}
+	return c, nil
+}
+
+func summary(dir string, o testbed.Options, keep bool, took time.Duration) error {
+	c, err := countSpecs(filepath.Join(dir, "report.json"))
+	if err != nil {
+		return fmt.Errorf("no report of the suite: %w", err)
+	}
+	if c.Passed+c.Failed+c.Inconclusive == 0 {
+		return fmt.Errorf("no spec ran: check FOCUS and LABELS (FOCUS=%q, LABELS=%q)", os.Getenv("FOCUS"), os.Getenv("LABELS"))
+	}
+	fmt.Printf("\nspecs: %d passed, %d failed, %d inconclusive, %d skipped in %.0f s\n", c.Passed, c.Failed, c.Inconclusive, c.Skipped, took.Seconds())
+	fmt.Printf("reports: %s and report.json beside it", filepath.Join(dir, "junit.xml"))
+	if c.Failed+c.Inconclusive > 0 {
+		fmt.Printf("; logs of node, guests and KBS: %s", filepath.Join(dir, "node-logs"))
+	}
+	fmt.Println()
+	if keep {
+		fmt.Printf("the cluster is kept: export KUBECONFIG=%s; remove it with `make down`\n", filepath.Join(o.ClustersDir(), o.Name, "kubeconfig"))
+	} else {
+		fmt.Println("keep the cluster: make e2e KEEP=1, then make down")
+	}
+	fmt.Println("run one spec:     make e2e FOCUS='exec whoami'")
+	return nil
+}
+
+// savePhases writes how long each phase of the run took.
+func savePhases(o testbed.Options, dir string) error {
+	b, err := json.MarshalIndent(o.Progress.Phases(), "", "  ")
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(dir, "phases.json"), b, 0o644)
+}

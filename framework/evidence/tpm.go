@@ -1,0 +1,168 @@
+package evidence
+
+import (
+	"bytes"
+	"crypto"
+	"crypto/rsa"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/hex"
+	"fmt"
+	"slices"
+
+	"github.com/coco-e2e/coco-e2e/framework/measure"
+)
+
+const (
+	// PCRCount is the number of PCRs in a bank.
+	PCRCount = 24
+	// NonceSize is the length to which report data is cut or zero-padded before it goes into a quote, in bytes.
+	NonceSize = 32
+
+	maxEvidenceSize = 64 << 10 // JSON; real evidence has about 4 KiB
+	minKeyBits      = 2048
+	maxKeyBits      = 4096
+)
+
+// TPM is parsed, not verified, evidence of a plain TPM 2.0 (Trustee deps/verifier/src/tpm).
+type TPM struct {
+	AK        *rsa.PublicKey
+	AKPublic  string // standard base64 of AK's SubjectPublicKeyInfo, as the evidence has it
+	Message   []byte // TPMS_ATTEST, the bytes that are signed
+	Signature []byte // RSA signature, without the TPMT_SIGNATURE around it
+	PCRs      [PCRCount][32]byte
+}
+
+// ParseTPM reads evidence in the JSON form that attestation-agent's tpm attester sends. Field names must match exactly
+// and occur once; unknown fields are ignored, as Trustee does. The errors are ErrFormat, ErrAlgorithm (not an RSA key of
+// 2048 to 4096 bits, not RSASSA with SHA-256) and ErrPCRSelection (not 24 PCRs).
+func ParseTPM(raw []byte) (*TPM, error) {
+	if len(raw) > maxEvidenceSize {
+		return nil, &FormatError{"evidence", fmt.Sprintf("%d bytes, limit %d", len(raw), maxEvidenceSize)}
+	}
+	document, err := parseObject("evidence", raw)
+	if err != nil {
+		return nil, err
+	}
+	var tpm TPM
+	if tpm.AKPublic, err = document.string("ak_public"); err != nil {
+		return nil, err
+	}
+	if tpm.AK, err = parseKey("ak_public", tpm.AKPublic); err != nil {
+		return nil, err
+	}
+	quote, err := document.object("tpm_quote")
+	if err != nil {
+		return nil, err
+	}
+	signature, err := quote.base64("signature")
+	if err != nil {
+		return nil, err
+	}
+	if tpm.Signature, err = parseSignature("tpm_quote.signature", signature); err != nil {
+		return nil, err
+	}
+	if tpm.Message, err = quote.base64("message"); err != nil {
+		return nil, err
+	}
+	pcrs, err := quote.strings("pcrs")
+	if err != nil {
+		return nil, err
+	}
+	if err := parsePCRs("tpm_quote.pcrs", pcrs, &tpm.PCRs); err != nil {
+		return nil, err
+	}
+	return &tpm, nil
+}
+
+func parseKey(field, encoded string) (*rsa.PublicKey, error) {
+	der, err := decodeBase64(field, encoded)
+	if err != nil {
+		return nil, err
+	}
+	key, err := x509.ParsePKIXPublicKey(der)
+	if err != nil {
+		return nil, &FormatError{field, "not a SubjectPublicKeyInfo: " + err.Error()}
+	}
+	ak, ok := key.(*rsa.PublicKey)
+	if !ok {
+		return nil, fmt.Errorf("%w: field %s: %T, want an RSA key", ErrAlgorithm, field, key)
+	}
+	if bits := ak.N.BitLen(); bits < minKeyBits || bits > maxKeyBits {
+		return nil, fmt.Errorf("%w: field %s: RSA key of %d bits, want %d to %d", ErrAlgorithm, field, bits, minKeyBits, maxKeyBits)
+	}
+	return ak, nil
+}
+
+func parsePCRs(field string, values []string, pcrs *[PCRCount][32]byte) error {
+	if len(values) != PCRCount {
+		return fmt.Errorf("%w: field %s lists %d", ErrPCRSelection, field, len(values))
+	}
+	for i, value := range values {
+		if len(value) != 2*len(pcrs[i]) {
+			problem := fmt.Sprintf("PCR should be 64 hex characters (32 bytes), got %d", len(value))
+			return &FormatError{fmt.Sprintf("%s[%d]", field, i), problem}
+		}
+		if _, err := hex.Decode(pcrs[i][:], []byte(value)); err != nil {
+			return &FormatError{fmt.Sprintf("%s[%d]", field, i), err.Error()}
+		}
+	}
+	return nil
+}
+
+// Verify checks the chain from the attestation key to the PCR values and to reportData, which is cut or zero-padded to
+// [NonceSize] as the guest does. In this order: the key is trusted (ErrUntrustedKey) and signed the message
+// (ErrSignature); the message is a quote that a TPM generated (ErrFormat) over exactly all SHA-256 PCRs
+// (ErrPCRSelection) with these values (ErrPCRDigest) for this report data (ErrNonce); and PCR 8 holds the expected
+// init-data (ErrInitData).
+func (t *TPM) Verify(reportData []byte, options Options) (*Claims, error) {
+	if options.TrustedAKs != nil && !slices.ContainsFunc(options.TrustedAKs, func(k *rsa.PublicKey) bool { return k.Equal(t.AK) }) {
+		return nil, ErrUntrustedKey
+	}
+	hash := sha256.Sum256(t.Message)
+	if err := rsa.VerifyPKCS1v15(t.AK, crypto.SHA256, hash[:], t.Signature); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrSignature, err)
+	}
+	quote, err := parseQuote("tpm_quote.message", t.Message)
+	if err != nil {
+		return nil, err
+	}
+	if err := quote.checkSelection(); err != nil {
+		return nil, err
+	}
+	var values []byte
+	for _, pcr := range t.PCRs {
+		values = append(values, pcr[:]...)
+	}
+	// The TPM hashes with the signing scheme's hash, which is SHA-256 here.
+	if digest := sha256.Sum256(values); !bytes.Equal(digest[:], quote.pcrDigest) {
+		return nil, fmt.Errorf("%w: %x, quoted %x", ErrPCRDigest, digest, quote.pcrDigest)
+	}
+	nonce := make([]byte, NonceSize)
+	copy(nonce, reportData)
+	if !bytes.Equal(quote.extraData, nonce) {
+		return nil, fmt.Errorf("%w: nonce %x, expected %x", ErrNonce, quote.extraData, nonce)
+	}
+	if err := t.checkInitData(options.InitDataDigest); err != nil {
+		return nil, err
+	}
+	return &Claims{
+		Kind: KindTPM, PCRs: t.PCRs, AK: t.AK, AKPublic: t.AKPublic,
+		InitData:   hex.EncodeToString(t.PCRs[measure.InitDataPCR][:]),
+		ReportData: hex.EncodeToString(quote.extraData),
+	}, nil
+}
+
+func (t *TPM) checkInitData(digest []byte) error {
+	if digest == nil {
+		return nil
+	}
+	expected, err := measure.PCR8(digest)
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrInitData, err)
+	}
+	if pcr := t.PCRs[measure.InitDataPCR]; !bytes.Equal(pcr[:], expected) {
+		return fmt.Errorf("%w: PCR 8 is %x, expected %x", ErrInitData, pcr, expected)
+	}
+	return nil
+}

@@ -1,0 +1,137 @@
+// Package policy is Kata's agent policy: the input that the agent makes of a
+// request, the evaluation of a Rego policy on it, and the decision with the
+// very text that the agent answers (Kata src/agent/policy and src/agent/src/rpc.rs).
+//
+// It must not know how requests arrive nor what is done after a decision.
+package policy
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"strconv"
+
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+)
+
+// Input is the JSON that the agent's policy sees of a request: field names as in
+// the protocol (type is type_, as Rust cannot have that name), every field
+// there, unset messages null, enums and bytes as numbers (Kata
+// src/libs/protocols/build.rs). It is not protojson.
+func Input(m proto.Message) []byte {
+	var b bytes.Buffer
+	writeMessage(&b, m.ProtoReflect())
+	return b.Bytes()
+}
+
+func writeMessage(b *bytes.Buffer, m protoreflect.Message) {
+	fields := m.Descriptor().Fields()
+	b.WriteByte('{')
+	for i := range fields.Len() {
+		fd := fields.Get(i)
+		if i > 0 {
+			b.WriteByte(',')
+		}
+		if oneof := fd.ContainingOneof(); oneof != nil && !oneof.IsSynthetic() {
+			writeOneof(b, m, fd, oneof)
+			continue
+		}
+		writeKey(b, jsonName(fd.Name()))
+		writeField(b, m, fd)
+	}
+	b.WriteByte('}')
+}
+
+func jsonName(n protoreflect.Name) string {
+	if n == "type" {
+		return "type_"
+	}
+	return string(n)
+}
+
+// writeOneof writes a oneof as the Rust enum that it becomes; the protocol has
+// one, LinuxSyscall.ErrnoRet, of a single field.
+func writeOneof(b *bytes.Buffer, m protoreflect.Message, fd protoreflect.FieldDescriptor, oneof protoreflect.OneofDescriptor) {
+	writeKey(b, string(oneof.Name()))
+	if !m.Has(fd) {
+		b.WriteString("null")
+		return
+	}
+	b.WriteByte('{')
+	writeKey(b, string(fd.Name()))
+	writeValue(b, fd, m.Get(fd))
+	b.WriteByte('}')
+}
+
+func writeKey(b *bytes.Buffer, name string) {
+	b.WriteString(strconv.Quote(name))
+	b.WriteByte(':')
+}
+
+func writeField(b *bytes.Buffer, m protoreflect.Message, fd protoreflect.FieldDescriptor) {
+	switch {
+	case fd.IsMap():
+		writeMap(b, fd, m.Get(fd).Map())
+	case fd.IsList():
+		list := m.Get(fd).List()
+		b.WriteByte('[')
+		for i := range list.Len() {
+			if i > 0 {
+				b.WriteByte(',')
+			}
+			writeValue(b, fd, list.Get(i))
+		}
+		b.WriteByte(']')
+	case fd.HasPresence() && !m.Has(fd):
+		b.WriteString("null")
+	default:
+		writeValue(b, fd, m.Get(fd))
+	}
+}
+
+func writeMap(b *bytes.Buffer, fd protoreflect.FieldDescriptor, entries protoreflect.Map) {
+	b.WriteByte('{')
+	first := true
+	entries.Range(func(k protoreflect.MapKey, v protoreflect.Value) bool {
+		if !first {
+			b.WriteByte(',')
+		}
+		first = false
+		writeString(b, k.String())
+		b.WriteByte(':')
+		writeValue(b, fd.MapValue(), v)
+		return true
+	})
+	b.WriteByte('}')
+}
+
+func writeValue(b *bytes.Buffer, fd protoreflect.FieldDescriptor, v protoreflect.Value) {
+	switch fd.Kind() {
+	case protoreflect.MessageKind, protoreflect.GroupKind:
+		writeMessage(b, v.Message())
+	case protoreflect.StringKind:
+		writeString(b, v.String())
+	case protoreflect.BytesKind:
+		b.WriteByte('[')
+		for i, c := range v.Bytes() {
+			if i > 0 {
+				b.WriteByte(',')
+			}
+			b.WriteString(strconv.Itoa(int(c)))
+		}
+		b.WriteByte(']')
+	case protoreflect.EnumKind:
+		b.WriteString(strconv.Itoa(int(v.Enum())))
+	default: // booleans and integers; the protocol has no floats
+		fmt.Fprint(b, v.Interface())
+	}
+}
+
+func writeString(b *bytes.Buffer, s string) {
+	quoted, err := json.Marshal(s)
+	if err != nil {
+		panic(err) // a string always has a JSON form
+	}
+	b.Write(quoted)
+}

@@ -1,0 +1,325 @@
+// Package testbed brings up what a suite runs against: a cluster, on it a
+// confidential RuntimeClass, a KBS, and the images that pods need. It hands
+// one description of all that (Handle) to every process of a parallel run.
+//
+// It must not know what specs assert.
+package testbed
+
+import (
+	"bytes"
+	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"time"
+
+	"k8s.io/client-go/tools/clientcmd"
+	"sigs.k8s.io/e2e-framework/klient/decoder"
+	"sigs.k8s.io/e2e-framework/klient/k8s/resources"
+
+	"github.com/coco-e2e/coco-e2e/framework/cluster/local"
+	"github.com/coco-e2e/coco-e2e/framework/cluster/node"
+	"github.com/coco-e2e/coco-e2e/framework/cluster/simulation"
+	"github.com/coco-e2e/coco-e2e/framework/pod"
+	"github.com/coco-e2e/coco-e2e/framework/progress"
+	"github.com/coco-e2e/coco-e2e/manifests"
+)
+
+// KBSNamespace, KBSService and KBSPort are where the KBS is in the cluster.
+const (
+	KBSNamespace = "coco-tenant"
+	KBSService   = "kbs"
+	KBSPort      = 8080
+)
+
+// Options say what to bring up. FromEnvironment fills them.
+type Options struct {
+	// Provider of the cluster: "local".
+	Provider string
+	// Name of the cluster.
+	Name string
+	// Root is the root directory of a checkout of this project.
+	Root string
+	// Cache keeps what was built and the state of clusters.
+	Cache string
+	// Workload is the image that pods run, pinned by digest; empty for the
+	// nginx that the run builds. It needs whoami, ls, curl and true.
+	Workload string
+	// Progress is told what goes on; nil is silent.
+	Progress *progress.Log
+}
+
+// pinned is an image reference with a digest.
+var pinned = regexp.MustCompile(`^[^@\s]+/[^@\s]+@sha256:[0-9a-f]{64}$`)
+
+// FromEnvironment reads CLUSTER, CLUSTER_NAME, COCO_E2E_CACHE and
+// WORKLOAD_IMAGE, and finds the checkout from the working directory upwards.
+func FromEnvironment() (Options, error) {
+	o := Options{
+		Provider: os.Getenv("CLUSTER"), Name: os.Getenv("CLUSTER_NAME"), Cache: os.Getenv("COCO_E2E_CACHE"), Workload: os.Getenv("WORKLOAD_IMAGE"),
+	}
+	if o.Workload != "" && !pinned.MatchString(o.Workload) {
+		return o, fmt.Errorf("WORKLOAD_IMAGE=%s: name it with its registry and digest, such as docker.io/library/nginx@sha256:…", o.Workload)
+	}
+	switch o.Provider {
+	case "", "local":
+		o.Provider = "local"
+	case "kind", "existing":
+		return o, fmt.Errorf("CLUSTER=%s: this provider is not built yet; use CLUSTER=local", o.Provider)
+	default:
+		return o, fmt.Errorf("CLUSTER=%s: unknown provider; use CLUSTER=local", o.Provider)
+	}
+	if o.Name == "" {
+		o.Name = local.DefaultName
+	}
+	if o.Cache == "" {
+		dir, err := os.UserCacheDir()
+		if err != nil {
+			return o, fmt.Errorf("no cache directory: %w; set COCO_E2E_CACHE", err)
+		}
+		o.Cache = filepath.Join(dir, "coco-e2e")
+	}
+	var err error
+	if o.Cache, err = filepath.Abs(o.Cache); err != nil {
+		return o, err
+	}
+	// A compiled suite runs where its binary is, and is told.
+	if o.Root = os.Getenv("COCO_E2E_ROOT"); o.Root == "" {
+		o.Root, err = checkout()
+	}
+	return o, err
+}
+
+// checkout walks up from the working directory to this module's go.mod.
+func checkout() (string, error) {
+	dir, err := os.Getwd()
+	if err != nil {
+		return "", err
+	}
+	for d := dir; ; d = filepath.Dir(d) {
+		b, err := os.ReadFile(filepath.Join(d, "go.mod"))
+		if err == nil && bytes.HasPrefix(b, []byte("module github.com/coco-e2e/coco-e2e\n")) {
+			return d, nil
+		}
+		if d == filepath.Dir(d) {
+			return "", fmt.Errorf("%s is not inside a checkout of coco-e2e: the simulators are built from its sources", dir)
+		}
+	}
+}
+
+// ClustersDir is where the state of local clusters is kept.
+func (o Options) ClustersDir() string { return filepath.Join(o.Cache, "clusters") }
+
+// Handle describes a testbed to other processes, as JSON.
+type Handle struct {
+	Provider   string `json:"provider"`
+	Name       string `json:"name"`
+	StateRoot  string `json:"stateRoot"`
+	Kubeconfig string `json:"kubeconfig"`
+	// RuntimeClass of confidential pods.
+	RuntimeClass string `json:"runtimeClass"`
+	// Simulated says that the TEE is.
+	Simulated bool `json:"simulated"`
+	// TEE is the kind of evidence that pods give, in Trustee's words: "tpm".
+	TEE string `json:"tee"`
+	// LegacyInitData says that init-data in the annotation of 2024, base64
+	// without compression, is honoured.
+	LegacyInitData bool `json:"legacyInitData"`
+	// Nginx is the workload's image, pinned by digest.
+	Nginx string `json:"nginx"`
+	// UnlistedImage is another image that pods can run.
+	UnlistedImage string `json:"unlistedImage"`
+	// KBSURL is the KBS as a guest reaches it.
+	KBSURL string `json:"kbsURL"`
+	// KBSAdminKey is the Ed25519 key, PKCS8 in PEM, that signs administrators' tokens.
+	KBSAdminKey string `json:"kbsAdminKey"`
+	// NodeLogs is the node's /var/log as this machine sees it, or "".
+	NodeLogs string `json:"nodeLogs"`
+}
+
+// Testbed is a running one.
+type Testbed struct {
+	Handle
+	// Pods drives the cluster's pods.
+	Pods    *pod.Client
+	cluster *local.Cluster
+}
+
+// Prepare builds all that needs building, and touches no cluster.
+func Prepare(ctx context.Context, o Options) (*node.Image, *simulation.Parts, error) {
+	nodes := &node.Builder{
+		Source: filepath.Join(o.Root, "framework/cluster/node/programs"), Cache: filepath.Join(o.Cache, "node"), Progress: o.Progress,
+	}
+	img, err := nodes.Build(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	parts, err := (&simulation.Builder{Root: o.Root, Cache: filepath.Join(o.Cache, "simulation"), Progress: o.Progress}).Build(ctx, img)
+	return img, parts, err
+}
+
+// Up brings up a testbed. On error, what was started stays for a look at its
+// logs; Down removes it.
+func Up(ctx context.Context, o Options) (*Testbed, error) {
+	img, parts, err := Prepare(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	c, err := local.New(local.Options{Name: o.Name, StateRoot: o.ClustersDir(), Image: img, Progress: o.Progress})
+	if err != nil {
+		return nil, err
+	}
+	if err := c.Reserve(); err != nil {
+		return nil, err
+	}
+	sim := filepath.Join(o.ClustersDir(), o.Name, "simulation")
+	if err := parts.Prepare(c, sim); err != nil {
+		return nil, err
+	}
+	if _, err := c.Create(ctx); err != nil {
+		return nil, err
+	}
+	admin, public, err := adminKey()
+	if err != nil {
+		return nil, err
+	}
+	h := Handle{
+		Provider: o.Provider, Name: o.Name, StateRoot: o.ClustersDir(), Kubeconfig: c.GetKubeconfig(),
+		RuntimeClass: simulation.RuntimeClass, Simulated: true, TEE: "tpm", LegacyInitData: true,
+		Nginx: parts.Images["nginx"].Pinned(), UnlistedImage: simulation.KBSImage,
+		KBSURL:      fmt.Sprintf("http://%s.%s.svc.cluster.local:%d", KBSService, KBSNamespace, KBSPort),
+		KBSAdminKey: admin, NodeLogs: c.Nodes()[0].Logs(),
+	}
+	if o.Workload != "" {
+		h.Nginx = o.Workload
+	}
+	t, err := Open(h)
+	if err != nil {
+		return nil, err
+	}
+	if err := o.Progress.Do("simulated TEE: registry, pod VM daemon, RuntimeClass", func() error {
+		if err := parts.StartNode(ctx, c); err != nil {
+			return err
+		}
+		return simulation.CreateRuntimeClass(ctx, t.Pods.Kube)
+	}); err != nil {
+		return nil, err
+	}
+	if err := o.Progress.Do("KBS: deploy", func() error { return t.deployKBS(ctx, parts.KBSArchive, public) }); err != nil {
+		return nil, err
+	}
+	return t, t.save()
+}
+
+// Open returns the testbed that h describes.
+func Open(h Handle) (*Testbed, error) {
+	cfg, err := clientcmd.BuildConfigFromFlags("", h.Kubeconfig)
+	if err != nil {
+		return nil, fmt.Errorf("kubeconfig %s: %w", h.Kubeconfig, err)
+	}
+	cfg.QPS, cfg.Burst = 100, 200
+	pods, err := pod.NewClient(cfg)
+	if err != nil {
+		return nil, err
+	}
+	t := &Testbed{Handle: h, Pods: pods}
+	if h.Provider == "local" {
+		if t.cluster, err = local.Open(h.StateRoot, h.Name); err != nil {
+			return nil, err
+		}
+	}
+	return t, nil
+}
+
+func (o Options) handlePath() string { return filepath.Join(o.ClustersDir(), o.Name, "testbed.json") }
+
+func (t *Testbed) save() error {
+	b, err := json.Marshal(t.Handle)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(t.StateRoot, t.Name, "testbed.json"), b, 0o600)
+}
+
+// Existing returns the testbed that an earlier run kept, or nil.
+func Existing(o Options) (*Testbed, error) {
+	b, err := os.ReadFile(o.handlePath())
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var h Handle
+	if err := json.Unmarshal(b, &h); err != nil {
+		return nil, fmt.Errorf("%s: %w; remove the cluster with `make down`", o.handlePath(), err)
+	}
+	return Open(h)
+}
+
+// Down removes the testbed that o names, or what is left of it.
+func Down(ctx context.Context, o Options) error {
+	c, err := local.New(local.Options{Name: o.Name, StateRoot: o.ClustersDir()})
+	if err != nil {
+		return err
+	}
+	return o.Progress.Do("cluster "+o.Name+": remove", func() error { return c.Destroy(ctx) })
+}
+
+// ExportLogs copies what the node and its guests logged into dir.
+func (t *Testbed) ExportLogs(ctx context.Context, dir string) error {
+	return t.cluster.ExportLogs(ctx, dir)
+}
+
+func (t *Testbed) deployKBS(ctx context.Context, archive, publicKey string) error {
+	if err := t.cluster.LoadImageArchive(ctx, archive); err != nil {
+		return err
+	}
+	text, err := manifests.Fill("kbs/kbs.yaml", map[string]string{
+		"Namespace": KBSNamespace, "Image": simulation.KBSImage,
+		"AdminPublicKey": "    " + strings.ReplaceAll(strings.TrimSpace(publicKey), "\n", "\n    "),
+	})
+	if err != nil {
+		return err
+	}
+	res, err := resources.New(t.cluster.KubernetesRestConfig())
+	if err != nil {
+		return err
+	}
+	if err := decoder.DecodeEach(ctx, bytes.NewReader(text), decoder.CreateHandler(res)); err != nil {
+		return fmt.Errorf("apply manifests/kbs/kbs.yaml: %w", err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	if _, err := t.Pods.WaitReady(ctx, KBSNamespace, pod.Labelled("app", "kbs")); err != nil {
+		return fmt.Errorf("KBS: %w", err)
+	}
+	return nil
+}
+
+// adminKey makes the key pair of the KBS's administrator for this run.
+func adminKey() (private, public string, err error) {
+	pub, priv, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return "", "", err
+	}
+	p8, err := x509.MarshalPKCS8PrivateKey(priv)
+	if err != nil {
+		return "", "", err
+	}
+	spki, err := x509.MarshalPKIXPublicKey(pub)
+	if err != nil {
+		return "", "", err
+	}
+	private = string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: p8}))
+	public = string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: spki}))
+	return private, public, nil
+}

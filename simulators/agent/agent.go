@@ -1,0 +1,87 @@
+// Package agent is the Kata agent of a simulated guest: it answers
+// grpc.AgentService and grpc.Health (Kata src/libs/protocols/protos), puts every
+// request before the policy, and runs containers with runc.
+//
+// It must not know who calls it: our shim, Kata's, or a test.
+package agent
+
+import (
+	"context"
+	"sync"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/coco-e2e/coco-e2e/framework/policy"
+)
+
+// Version is the agent that this one stands for.
+const Version = "4.1.0"
+
+// Agent serves one guest. It is safe for concurrent use.
+type Agent struct {
+	policy       *policy.Engine
+	log          *rpcLog
+	cgroupParent string
+	children     *children
+
+	mu         sync.Mutex
+	sandboxID  string
+	containers map[string]*container
+	mounts     []string // of storages, oldest first
+
+	// done is closed by DestroySandbox.
+	done     chan struct{}
+	doneOnce sync.Once
+}
+
+// gate asks the policy about r and runs f when it allows it; the answer is
+// logged either way.
+func gate[Q proto.Message, A any](ctx context.Context, a *Agent, method string, r Q, f func(context.Context, Q) (A, error)) (A, error) {
+	endpoint := string(r.ProtoReflect().Descriptor().Name())
+	return gateInput(ctx, a, method, endpoint, policy.Input(r), r, f)
+}
+
+func gateInput[Q proto.Message, A any](ctx context.Context, a *Agent, method, endpoint string, input []byte, r Q, f func(context.Context, Q) (A, error)) (answer A, err error) {
+	line := a.log.begin(method, endpoint, r)
+	d := a.policy.Eval(ctx, endpoint, input)
+	if err = decisionError(d); err != nil {
+		line.end(d, err)
+		return answer, err
+	}
+	if waits[method] {
+		line.end(d, nil)
+		return f(ctx, r)
+	}
+	answer, err = f(ctx, r)
+	line.end(d, err)
+	return answer, err
+}
+
+// waits are the calls that are answered long after they were made: they are
+// logged when they are decided, so that the log has them in their place.
+var waits = map[string]bool{"WaitProcess": true, "GetOOMEvent": true}
+
+// decisionError is the status that the agent answers a rejection with.
+func decisionError(d policy.Decision) error {
+	switch d.Outcome {
+	case policy.Denied:
+		return status.Error(codes.PermissionDenied, d.Message)
+	case policy.Error:
+		return status.Error(codes.Internal, d.Message)
+	}
+	return nil
+}
+
+// internal is how the agent reports what is not the policy's: INTERNAL with
+// the error's text (Kata src/agent/src/rpc.rs, ttrpc_error).
+func internal(err error) error {
+	if err == nil {
+		return nil
+	}
+	if _, ok := status.FromError(err); ok {
+		return err
+	}
+	return status.Error(codes.Internal, err.Error())
+}

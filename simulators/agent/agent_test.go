@@ -1,0 +1,211 @@
+package agent
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	pb "github.com/coco-e2e/coco-e2e/framework/agentapi/agentpb"
+	"github.com/coco-e2e/coco-e2e/framework/initdata"
+	"github.com/coco-e2e/coco-e2e/framework/policy"
+)
+
+// newAgent has a policy and no guest around it.
+func newAgent(t *testing.T, text string) (*Agent, *bytes.Buffer) {
+	t.Helper()
+	e := policy.New()
+	if err := e.SetPolicy(context.Background(), text); err != nil {
+		t.Fatal(err)
+	}
+	var log bytes.Buffer
+	return &Agent{policy: e, log: &rpcLog{w: &log}, containers: map[string]*container{}, done: make(chan struct{}), cgroupParent: "/coco-sim/vm"}, &log
+}
+
+func TestGateComesFirst(t *testing.T) {
+	ctx := context.Background()
+	for _, c := range []struct {
+		name, policy string
+		code         codes.Code
+		message      string
+		decision     string
+	}{
+		{"denied", "package agent_policy\ndefault RemoveContainerRequest := false\n", codes.PermissionDenied, `"RemoveContainerRequest is blocked by policy: "`, "denied"},
+		{
+			"undefined", "package agent_policy\n", codes.Internal,
+			`"RemoveContainerRequest: internal error policy check: unexpected eval_query result len QueryResults { result: [] }"`, "error",
+		},
+		{"allowed, and then unknown", "package agent_policy\ndefault RemoveContainerRequest := true\n", codes.Internal, "Invalid container id", "allowed"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			a, log := newAgent(t, c.policy)
+			_, err := a.RemoveContainer(ctx, &pb.RemoveContainerRequest{ContainerId: "c1"})
+			if s := status.Convert(err); s.Code() != c.code || s.Message() != c.message {
+				t.Errorf("got %v %s, want %v %s", s.Code(), s.Message(), c.code, c.message)
+			}
+			var line map[string]any
+			if err := json.Unmarshal(log.Bytes(), &line); err != nil {
+				t.Fatalf("log %q: %v", log, err)
+			}
+			if line["method"] != "RemoveContainer" || line["endpoint"] != "RemoveContainerRequest" || line["decision"] != c.decision || line["container_id"] != "c1" {
+				t.Errorf("log %v", line)
+			}
+		})
+	}
+}
+
+func TestHealthIsNotGated(t *testing.T) {
+	r, err := health{}.Check(context.Background(), &pb.CheckRequest{})
+	if err != nil || r.Status != pb.HealthCheckResponse_SERVING {
+		t.Errorf("%v, %v", r, err)
+	}
+}
+
+func TestSetPolicy(t *testing.T) {
+	ctx := context.Background()
+	a, _ := newAgent(t, "package agent_policy\ndefault SetPolicyRequest := true\ndefault RemoveContainerRequest := true\n")
+	_, err := a.SetPolicy(ctx, &pb.SetPolicyRequest{Policy: "package agent_policy\nnonsense"})
+	if status.Code(err) != codes.InvalidArgument {
+		t.Errorf("a policy that does not parse: %v, want InvalidArgument", err)
+	}
+	// The old policy is gone all the same, as in the agent.
+	if _, err := a.SetPolicy(ctx, &pb.SetPolicyRequest{}); status.Code(err) != codes.Internal {
+		t.Errorf("afterwards: %v, want Internal: every rule is undefined", err)
+	}
+}
+
+func TestCopyFileInput(t *testing.T) {
+	for _, c := range []struct {
+		r    *pb.CopyFileRequest
+		want string
+	}{
+		{
+			&pb.CopyFileRequest{Path: "/run/kata-containers/shared/containers/x-resolv.conf", FileSize: 46, FileMode: 33188, DirMode: 448},
+			`{"path":"/run/kata-containers/shared/containers/x-resolv.conf","file_type":"Regular","symlink_target":null,"file_size":46,"file_mode":33188,"dir_mode":448,"uid":0,"gid":0,"offset":0}`,
+		},
+		{
+			&pb.CopyFileRequest{Path: "/p", FileMode: 0o120777, Data: []byte("..data/x")},
+			`{"path":"/p","file_type":"Symlink","symlink_target":"..data/x","file_size":0,"file_mode":41471,"dir_mode":0,"uid":0,"gid":0,"offset":0}`,
+		},
+		{
+			&pb.CopyFileRequest{Path: "/p", FileMode: 0o40755},
+			`{"path":"/p","file_type":"Directory","symlink_target":null,"file_size":0,"file_mode":16877,"dir_mode":0,"uid":0,"gid":0,"offset":0}`,
+		},
+		{
+			&pb.CopyFileRequest{Path: "/p"},
+			`{"path":"/p","file_type":"Unknown","symlink_target":null,"file_size":0,"file_mode":0,"dir_mode":0,"uid":0,"gid":0,"offset":0}`,
+		},
+	} {
+		got, err := copyFileInput(c.r)
+		if err != nil || string(got) != c.want {
+			t.Errorf("got  %s (%v)\nwant %s", got, err, c.want)
+		}
+	}
+	if _, err := copyFileInput(&pb.CopyFileRequest{FileMode: 0o120777, Data: []byte{0xff}}); err == nil {
+		t.Error("a link whose target is no text was accepted")
+	}
+}
+
+func TestCopyFileStaysInItsPlace(t *testing.T) {
+	for _, p := range []string{"/etc/passwd", "/run/kata-containers/shared/containers/../../x", "/run/kata-containers/shared/containers", "relative", "", sharedDir + "a/../../../x", sharedDir + "a//b"} {
+		if err := copyFile(&pb.CopyFileRequest{Path: p, FileMode: 0o100644}); err == nil {
+			t.Errorf("wrote to %q", p)
+		}
+	}
+}
+
+func FuzzCopyFilePath(f *testing.F) {
+	f.Add(sharedDir + "x")
+	f.Add(sharedDir + "../x")
+	f.Fuzz(func(t *testing.T, p string) {
+		if inside(p) && (!strings.HasPrefix(filepath.Clean(p), sharedDir) || strings.Contains(p, "/../")) {
+			t.Errorf("%q is taken for a path below %s", p, sharedDir)
+		}
+	})
+}
+
+func TestIsSandbox(t *testing.T) {
+	for option, want := range map[string]bool{
+		`image_guest_pull={"metadata":{"io.kubernetes.cri.container-type":"sandbox"}}`:   true,
+		`image_guest_pull={"metadata":{"io.kubernetes.cri.container-type":"container"}}`: false,
+		`image_guest_pull={"metadata":{"io.kubernetes.cri-o.ContainerType":"sandbox"}}`:  true,
+		`something=else`: false,
+	} {
+		if got, err := isSandbox([]string{option}); err != nil || got != want {
+			t.Errorf("%s: %t, %v, want %t", option, got, err, want)
+		}
+	}
+	if _, err := isSandbox([]string{"image_guest_pull={"}); err == nil {
+		t.Error("broken metadata was accepted")
+	}
+}
+
+func TestRuntimeSpec(t *testing.T) {
+	a, _ := newAgent(t, "package agent_policy\n")
+	s, err := a.runtimeSpec(&pb.CreateContainerRequest{ContainerId: "c1", OCI: &pb.Spec{
+		Version: "1.3.0",
+		Process: &pb.Process{Args: []string{"x"}, Cwd: "/", User: &pb.User{UID: 1000, GID: 1001, AdditionalGids: []uint32{2000}}, Capabilities: &pb.LinuxCapabilities{Bounding: []string{"CAP_NO_SUCH"}}, OOMScoreAdj: 1000},
+		Root:    &pb.Root{Path: "/run/kata-containers/c1/rootfs", Readonly: true},
+		Mounts:  []*pb.Mount{{Destination: "/d", Source: "/s", Type: "local", Options: []string{"rbind", "rw"}}, {Destination: "/proc", Source: "proc", Type: "proc"}},
+		Linux: &pb.Linux{
+			CgroupsPath: "/kubepods/podx/c1", Namespaces: []*pb.LinuxNamespace{{Type: "ipc"}, {Type: "uts"}, {Type: "mount"}},
+			Resources: &pb.LinuxResources{Memory: &pb.LinuxMemory{Limit: 1 << 27}, CPU: &pb.LinuxCPU{Shares: 2}},
+		},
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := json.Marshal(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const want = `{"ociVersion":"1.0.2","process":{"user":{"uid":1000,"gid":1001,"additionalGids":[2000]},"args":["x"],"cwd":"/","capabilities":{},"oomScoreAdj":1000},` +
+		`"root":{"path":"/run/kata-containers/c1/rootfs","readonly":true},"mounts":[{"destination":"/d","type":"bind","source":"/s","options":["rbind","rw"]},{"destination":"/proc","type":"proc","source":"proc"}],` +
+		`"linux":{"resources":{"devices":[{"allow":false,"access":"rwm"}],"memory":{"limit":134217728},"cpu":{"shares":2}},"cgroupsPath":"/coco-sim/vm/kubepods/podx/c1",` +
+		`"namespaces":[{"type":"cgroup"},{"type":"ipc","path":"/proc/1/ns/ipc"},{"type":"uts","path":"/proc/1/ns/uts"},{"type":"mount"},{"type":"pid"}]}}`
+	if string(got) != want {
+		t.Errorf("got  %s\nwant %s", got, want)
+	}
+	if _, err := a.runtimeSpec(&pb.CreateContainerRequest{OCI: &pb.Spec{}}); err == nil {
+		t.Error("an OCI without process was accepted")
+	}
+}
+
+func TestReadInitData(t *testing.T) {
+	dev := t.TempDir()
+	if doc, err := readInitData(dev); doc != nil || err != nil {
+		t.Errorf("no device: %v, %v", doc, err)
+	}
+	write := func(raw string) {
+		f, err := os.Create(filepath.Join(dev, "vda"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		if err := initdata.WriteImage(f, []byte(raw)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for raw, want := range map[string]string{
+		"version = \"9.9.9\"\nalgorithm = \"sha256\"\n[data]\n": "unsupported version: 9.9.9, expected: 0.1.0",
+		"version = \"0.1.0\"\nalgorithm = \"md5\"\n[data]\n":    "md5",
+		"version = ": "parse initdata failed",
+	} {
+		write(raw)
+		if _, err := readInitData(dev); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: error %v, want %q", raw, err, want)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(dev, "vda"), []byte("some other disk, of no interest to the agent"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if doc, err := readInitData(dev); doc != nil || err != nil {
+		t.Errorf("another disk: %v, %v", doc, err)
+	}
+}

@@ -1,0 +1,280 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"github.com/containerd/go-runc"
+	"golang.org/x/sys/unix"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	pb "github.com/coco-e2e/coco-e2e/framework/agentapi/agentpb"
+)
+
+// validID is what a container or exec may be called (Kata src/agent/src/rpc.rs, verify_id).
+var validID = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]+$`)
+
+// container is one that was created.
+type container struct {
+	id        string
+	bundle    string
+	init      *process
+	processes map[string]*process // execs by id
+	cgroup    string
+}
+
+// runcLog is where runc says what went wrong.
+const runcLog = "/run/runc.log"
+
+func runtime() *runc.Runc {
+	return &runc.Runc{Root: "/run/runc", Log: runcLog, LogFormat: runc.JSON}
+}
+
+// runcFailed adds runc's own last words to the error of a call.
+func runcFailed(err error) error {
+	var last struct {
+		Msg string `json:"msg"`
+	}
+	if json.Unmarshal([]byte(lastLine(runcLog)), &last) != nil || last.Msg == "" {
+		return err
+	}
+	return fmt.Errorf("%w: %s", err, last.Msg)
+}
+
+func errNoContainer() error { return status.Error(codes.Internal, "Invalid container id") }
+
+// createContainer makes the container's root and starts its first process,
+// which waits for StartContainer. The caller holds the lock.
+func (a *Agent) createContainer(ctx context.Context, r *pb.CreateContainerRequest) error {
+	if !validID.MatchString(r.ContainerId) {
+		return fmt.Errorf("invalid container ID: %q", r.ContainerId)
+	}
+	if r.OCI == nil {
+		return errors.New("EINVAL: Invalid argument: no OCI in the request")
+	}
+	if a.containers[r.ContainerId] != nil {
+		return fmt.Errorf("container %s exists", r.ContainerId)
+	}
+	bundle := filepath.Join(stateDir, r.ContainerId)
+	if err := os.MkdirAll(bundle, 0o755); err != nil {
+		return err
+	}
+	if err := a.addStorages(ctx, r.Storages, r.ContainerId); err != nil {
+		return errors.Join(err, a.removeStorages(bundle))
+	}
+	c, err := a.runcCreate(ctx, r, bundle)
+	if err != nil {
+		return errors.Join(err, a.removeStorages(bundle))
+	}
+	a.containers[r.ContainerId] = c
+	return nil
+}
+
+func (a *Agent) runcCreate(ctx context.Context, r *pb.CreateContainerRequest, bundle string) (*container, error) {
+	s, err := a.runtimeSpec(r)
+	if err != nil {
+		return nil, err
+	}
+	if r.ContainerId == a.sandboxID {
+		// The sandbox's process is the guest image's own.
+		pause, err := pauseProcess()
+		if err != nil {
+			return nil, err
+		}
+		s.Process.Args, s.Process.Cwd, s.Process.Env = pause.Args, pause.Cwd, pause.Env
+	}
+	if err := writeJSON(filepath.Join(bundle, "config.json"), s); err != nil {
+		return nil, err
+	}
+	st, err := newStreams(s.Process.Terminal, int(s.Process.User.UID), int(s.Process.User.GID))
+	if err != nil {
+		return nil, err
+	}
+	pidFile := filepath.Join(bundle, "init.pid")
+	p := &process{}
+	pid, exit, err := a.children.start(func() (int, error) {
+		opts := &runc.CreateOpts{IO: st.io, PidFile: pidFile}
+		if st.socket != nil {
+			opts.ConsoleSocket = st.socket
+		}
+		if err := runtime().Create(ctx, r.ContainerId, bundle, opts); err != nil {
+			return 0, err
+		}
+		return readPID(pidFile)
+	})
+	if err != nil {
+		st.close()
+		return nil, fmt.Errorf("create container: %w", runcFailed(err))
+	}
+	p.pid = pid
+	if err := st.attach(ctx, p); err != nil {
+		return nil, err
+	}
+	p.watch(exit)
+	return &container{id: r.ContainerId, bundle: bundle, init: p, processes: map[string]*process{}, cgroup: s.Linux.CgroupsPath}, nil
+}
+
+func writeJSON(path string, v any) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(path, b, 0o600)
+}
+
+func readPID(path string) (int, error) {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return 0, err
+	}
+	return strconv.Atoi(strings.TrimSpace(string(b)))
+}
+
+// exec starts one more process in a container. The caller holds the lock.
+func (a *Agent) exec(ctx context.Context, c *container, r *pb.ExecProcessRequest) error {
+	if r.Process == nil {
+		return errors.New("Unable to parse process from ExecProcessRequest")
+	}
+	if !validID.MatchString(r.ExecId) {
+		return fmt.Errorf("invalid exec ID: %q", r.ExecId)
+	}
+	if c.processes[r.ExecId] != nil {
+		return fmt.Errorf("exec %s exists", r.ExecId)
+	}
+	spec, err := runtimeProcess(r.Process)
+	if err != nil {
+		return err
+	}
+	st, err := newStreams(spec.Terminal, int(spec.User.UID), int(spec.User.GID))
+	if err != nil {
+		return err
+	}
+	pidFile := filepath.Join(c.bundle, r.ExecId+".pid")
+	defer os.Remove(pidFile)
+	p := &process{}
+	pid, exit, err := a.children.start(func() (int, error) {
+		opts := &runc.ExecOpts{IO: st.io, PidFile: pidFile, Detach: true}
+		if st.socket != nil {
+			opts.ConsoleSocket = st.socket
+		}
+		if err := runtime().Exec(ctx, c.id, *spec, opts); err != nil {
+			return 0, err
+		}
+		return readPID(pidFile)
+	})
+	if err != nil {
+		text := runcFailed(err).Error()
+		if st.io != nil {
+			if out, ok := st.io.Stderr().(*os.File); ok {
+				said, _ := read(out, 4096)
+				text += ": " + strings.TrimSpace(string(said))
+			}
+		}
+		st.close()
+		return errors.New(text)
+	}
+	p.pid = pid
+	if err := st.attach(ctx, p); err != nil {
+		return err
+	}
+	p.watch(exit)
+	c.processes[r.ExecId] = p
+	return nil
+}
+
+// process finds one by the ids of a request; "" and the container's own id
+// name its first process.
+func (a *Agent) process(containerID, execID string) (*container, *process, error) {
+	c := a.containers[containerID]
+	if c == nil {
+		return nil, nil, status.Errorf(codes.InvalidArgument, "Invalid container id: %s", containerID)
+	}
+	if execID == "" || execID == containerID {
+		if c.init == nil {
+			return nil, nil, status.Error(codes.NotFound, "init process not found")
+		}
+		return c, c.init, nil
+	}
+	if p := c.processes[execID]; p != nil {
+		return c, p, nil
+	}
+	return nil, nil, status.Errorf(codes.NotFound, "Invalid exec id: %s", execID)
+}
+
+// signal sends n to a process. A first process that is killed takes all of its
+// container with it; one that has no handler for SIGTERM is killed.
+func (a *Agent) signal(ctx context.Context, c *container, p *process, n uint32) error {
+	select {
+	case <-p.exited:
+		if p != c.init {
+			return nil
+		}
+	default:
+	}
+	s := syscall.Signal(n)
+	if p == c.init && s == unix.SIGTERM && !handles(p.pid, s) {
+		s = unix.SIGKILL
+	}
+	if p == c.init && s == unix.SIGKILL {
+		err := runtime().Kill(ctx, c.id, int(s), &runc.KillOpts{All: true})
+		if err == nil || gone(err) {
+			return nil
+		}
+		return err
+	}
+	if err := unix.Kill(p.pid, s); err != nil && !errors.Is(err, unix.ESRCH) {
+		return err
+	}
+	return nil
+}
+
+// gone tells runc's answers about a container that has ended already.
+func gone(err error) bool {
+	text := err.Error()
+	for _, s := range []string{"process already finished", "container not running", "does not exist", "no such process"} {
+		if strings.Contains(text, s) {
+			return true
+		}
+	}
+	return false
+}
+
+// handles reports whether the process catches the signal.
+func handles(pid int, s syscall.Signal) bool {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return true // gone: the signal finds nobody
+	}
+	for line := range strings.SplitSeq(string(b), "\n") {
+		if mask, ok := strings.CutPrefix(line, "SigCgt:"); ok {
+			m, err := strconv.ParseUint(strings.TrimSpace(mask), 16, 64)
+			return err != nil || m&(1<<(uint(s)-1)) != 0
+		}
+	}
+	return true
+}
+
+// remove deletes a container and what was its own. The caller holds the lock.
+func (a *Agent) remove(ctx context.Context, c *container) error {
+	err := runtime().Delete(ctx, c.id, &runc.DeleteOpts{Force: true})
+	if err != nil && gone(err) {
+		err = nil
+	}
+	if c.init != nil {
+		c.init.close()
+	}
+	for _, p := range c.processes {
+		p.close()
+	}
+	delete(a.containers, c.id)
+	return errors.Join(err, a.removeStorages(c.bundle))
+}

@@ -1,0 +1,80 @@
+package agent
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"strings"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+
+	pb "github.com/coco-e2e/coco-e2e/framework/agentapi/agentpb"
+	"github.com/coco-e2e/coco-e2e/framework/policy"
+)
+
+// rpcLog writes one JSON line per RPC: what was asked and decided, never an
+// environment or data.
+type rpcLog struct {
+	mu sync.Mutex
+	w  io.Writer
+}
+
+// rpcLine is one RPC.
+type rpcLine struct {
+	log *rpcLog
+
+	Time        time.Time `json:"time"`
+	Method      string    `json:"method"`
+	Endpoint    string    `json:"endpoint"`
+	Decision    string    `json:"decision"`
+	ContainerID string    `json:"container_id"`
+	ExecID      string    `json:"exec_id"`
+	Code        string    `json:"code"`
+	Duration    int64     `json:"duration_us"`
+	Detail      string    `json:"detail"`
+}
+
+func (l *rpcLog) begin(method, endpoint string, r proto.Message) *rpcLine {
+	line := &rpcLine{log: l, Time: time.Now(), Method: method, Endpoint: endpoint, Detail: detail(r)}
+	if x, ok := r.(interface{ GetContainerId() string }); ok {
+		line.ContainerID = x.GetContainerId()
+	}
+	if x, ok := r.(interface{ GetExecId() string }); ok {
+		line.ExecID = x.GetExecId()
+	}
+	return line
+}
+
+func (r *rpcLine) end(d policy.Decision, err error) {
+	r.Decision, r.Code = d.Outcome.String(), status.Code(err).String()
+	r.Duration = time.Since(r.Time).Microseconds()
+	b, jsonErr := json.Marshal(r)
+	if jsonErr != nil {
+		return
+	}
+	r.log.mu.Lock()
+	defer r.log.mu.Unlock()
+	_, _ = r.log.w.Write(append(b, '\n')) // nobody to tell when the log cannot be written
+}
+
+// detail says what a request is about, shortly.
+func detail(m proto.Message) string {
+	switch r := m.(type) {
+	case *pb.CreateContainerRequest:
+		var sources []string
+		for _, s := range r.Storages {
+			sources = append(sources, s.Source)
+		}
+		return fmt.Sprintf("args %q, storages %q", r.GetOCI().GetProcess().GetArgs(), sources)
+	case *pb.ExecProcessRequest:
+		return strings.Join(r.GetProcess().GetArgs(), " ")
+	case *pb.CopyFileRequest:
+		return fmt.Sprintf("%s size %d mode %o offset %d", r.Path, r.FileSize, r.FileMode, r.Offset)
+	case *pb.SignalProcessRequest:
+		return fmt.Sprintf("signal %d", r.Signal)
+	}
+	return ""
+}

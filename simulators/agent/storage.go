@@ -1,0 +1,218 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/containerd/ttrpc"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	pb "github.com/coco-e2e/coco-e2e/framework/agentapi/agentpb"
+	"github.com/coco-e2e/coco-e2e/simulators/guest/guestpb"
+)
+
+const (
+	// stateDir is where the agent keeps containers and what is copied to it.
+	stateDir = "/run/kata-containers"
+	// sharedDir is the only place that CopyFile writes to.
+	sharedDir = stateDir + "/shared/containers/"
+	// pauseBundle is in the guest image.
+	pauseBundle = "/pause_bundle"
+	cdhSocket   = "/run/confidential-containers/cdh.sock"
+)
+
+// addStorages mounts what a request brings. A mount point that is there
+// already is shared: volumes are named anew for each container that uses them.
+func (a *Agent) addStorages(ctx context.Context, r []*pb.Storage, containerID string) error {
+	for _, s := range r {
+		if !confined(s.MountPoint, stateDir) {
+			return fmt.Errorf("storage mount point %q is not below %s", s.MountPoint, stateDir)
+		}
+		if slices.Contains(a.mounts, s.MountPoint) {
+			continue
+		}
+		var err error
+		switch s.Driver {
+		case "image_guest_pull":
+			err = a.pullImage(ctx, s, containerID)
+		case "ephemeral":
+			err = a.mountEphemeral(s)
+		case "local":
+			err = makeLocal(s)
+		default:
+			err = fmt.Errorf("failed to find the storage handler %s", s.Driver)
+		}
+		if err != nil {
+			return fmt.Errorf("storage %s at %s: %w", s.Driver, s.MountPoint, err)
+		}
+	}
+	return nil
+}
+
+func confined(path, dir string) bool {
+	return filepath.Clean(path) == path && strings.HasPrefix(path, dir+"/")
+}
+
+// pullImage fills the container's root: with the guest image's pause for the
+// sandbox, else with the image, which the data hub pulls.
+func (a *Agent) pullImage(ctx context.Context, s *pb.Storage, containerID string) error {
+	sandbox, err := isSandbox(s.DriverOptions)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(s.MountPoint, 0o755); err != nil {
+		return err
+	}
+	if sandbox {
+		if err := unix.Mount(filepath.Join(pauseBundle, "rootfs"), s.MountPoint, "", unix.MS_BIND, ""); err != nil {
+			return fmt.Errorf("pause bundle: %w", err)
+		}
+		a.mounts = append(a.mounts, s.MountPoint)
+		return nil
+	}
+	c, err := net.Dial("unix", cdhSocket)
+	if err != nil {
+		return fmt.Errorf("confidential-data-hub: %w", err)
+	}
+	client := ttrpc.NewClient(c)
+	defer client.Close()
+	_, err = guestpb.NewImagePullServiceClient(client).PullImage(ctx, &guestpb.ImagePullRequest{
+		ImageUrl: s.Source, BundlePath: filepath.Join(stateDir, containerID),
+	})
+	return err
+}
+
+// isSandbox reads the metadata that comes with a guest pull.
+func isSandbox(options []string) (bool, error) {
+	const prefix = "image_guest_pull="
+	for _, o := range options {
+		text, ok := strings.CutPrefix(o, prefix)
+		if !ok {
+			continue
+		}
+		var v struct {
+			Metadata map[string]string `json:"metadata"`
+		}
+		if err := json.Unmarshal([]byte(text), &v); err != nil {
+			return false, fmt.Errorf("driver option %s…: %w", prefix, err)
+		}
+		for _, key := range []string{"io.kubernetes.cri.container-type", "io.kubernetes.cri-o.ContainerType"} {
+			if v.Metadata[key] == "sandbox" {
+				return true, nil
+			}
+		}
+	}
+	return false, nil
+}
+
+// pauseProcess is the process of the guest image's pause bundle.
+func pauseProcess() (*specs.Process, error) {
+	b, err := os.ReadFile(filepath.Join(pauseBundle, "config.json"))
+	if err != nil {
+		return nil, err
+	}
+	var s specs.Spec
+	if err := json.Unmarshal(b, &s); err != nil {
+		return nil, fmt.Errorf("%s/config.json: %w", pauseBundle, err)
+	}
+	if s.Process == nil {
+		return nil, fmt.Errorf("%s/config.json has no process", pauseBundle)
+	}
+	return s.Process, nil
+}
+
+// mountEphemeral mounts memory: /dev/shm of the sandbox, or an emptyDir of
+// medium Memory.
+func (a *Agent) mountEphemeral(s *pb.Storage) error {
+	if err := os.MkdirAll(s.MountPoint, 0o755); err != nil {
+		return err
+	}
+	var flags uintptr
+	var data []string
+	gid := -1
+	for _, o := range s.Options {
+		switch {
+		case o == "noexec":
+			flags |= unix.MS_NOEXEC
+		case o == "nosuid":
+			flags |= unix.MS_NOSUID
+		case o == "nodev":
+			flags |= unix.MS_NODEV
+		case strings.HasPrefix(o, "fsgid="):
+			n, err := strconv.Atoi(o[len("fsgid="):])
+			if err != nil {
+				return fmt.Errorf("option %s: %w", o, err)
+			}
+			gid = n
+		default:
+			data = append(data, o)
+		}
+	}
+	if err := unix.Mount("tmpfs", s.MountPoint, "tmpfs", flags, strings.Join(data, ",")); err != nil {
+		return err
+	}
+	a.mounts = append(a.mounts, s.MountPoint)
+	if gid < 0 {
+		return os.Chmod(s.MountPoint, 0o777)
+	}
+	return groupOwned(s.MountPoint, gid)
+}
+
+func groupOwned(dir string, gid int) error {
+	if err := os.Chown(dir, -1, gid); err != nil {
+		return err
+	}
+	return os.Chmod(dir, 0o777|fs.ModeSetgid)
+}
+
+// makeLocal makes an emptyDir: a directory of the guest.
+func makeLocal(s *pb.Storage) error {
+	mode, gid := fs.FileMode(0o777), -1
+	for _, o := range s.Options {
+		key, value, _ := strings.Cut(o, "=")
+		n, err := strconv.ParseUint(value, map[string]int{"mode": 8, "fsgid": 10}[key], 32)
+		switch {
+		case err != nil:
+			return fmt.Errorf("option %s: %w", o, err)
+		case key == "mode":
+			mode = fs.FileMode(n) & fs.ModePerm
+		case key == "fsgid":
+			gid = int(n)
+		}
+	}
+	if err := os.MkdirAll(s.MountPoint, 0o755); err != nil {
+		return err
+	}
+	if err := os.Chmod(s.MountPoint, mode); err != nil {
+		return err
+	}
+	if gid >= 0 {
+		return groupOwned(s.MountPoint, gid)
+	}
+	return nil
+}
+
+// removeStorages unmounts what is mounted below dir and removes dir.
+func (a *Agent) removeStorages(dir string) error {
+	var errs []error
+	a.mounts = slices.DeleteFunc(a.mounts, func(m string) bool {
+		if m != dir && !strings.HasPrefix(m, dir+"/") {
+			return false
+		}
+		if err := unix.Unmount(m, unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
+			errs = append(errs, fmt.Errorf("unmount %s: %w", m, err))
+		}
+		return true
+	})
+	return errors.Join(append(errs, os.RemoveAll(dir))...)
+}

@@ -1,0 +1,143 @@
+package attestation
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+)
+
+// trustClaims are the names of a trustworthiness vector's claims (AR4SI).
+var trustClaims = []string{
+	"instance-identity", "configuration", "executables", "file-system", "hardware", "runtime-opaque", "storage-opaque", "sourced-data",
+}
+
+// appraise lets the policy judge the claims and sets what came of it.
+func (s *Service) appraise(ctx context.Context, appraisal *Appraisal) error {
+	s.mu.RLock()
+	appraiser := s.policies[DefaultPolicyID]
+	s.mu.RUnlock()
+	claims, consulted, err := appraiser.TrustClaims(ctx, appraisal.Claims, func(name string) any {
+		value, _ := s.ReferenceValue(name)
+		return value
+	})
+	appraisal.Consulted = consulted
+	if err != nil {
+		return fmt.Errorf("attestation policy %s: %w", DefaultPolicyID, err)
+	}
+	if appraisal.Vector, err = vector(claims); err != nil {
+		return fmt.Errorf("attestation policy %s: %w", DefaultPolicyID, err)
+	}
+	appraisal.Status = status(appraisal.Vector)
+	return nil
+}
+
+// vector turns a policy's result into a trustworthiness vector. No result at all is a vector of zeros.
+func vector(claims map[string]any) (map[string]int, error) {
+	result := map[string]int{}
+	if claims == nil {
+		for _, name := range trustClaims {
+			result[name] = 0
+		}
+		return result, nil
+	}
+	for name, value := range claims {
+		if !slices.Contains(trustClaims, name) {
+			return nil, fmt.Errorf("%q is no trustworthiness claim; want one of %q", name, trustClaims)
+		}
+		number, ok := value.(json.Number)
+		if !ok {
+			return nil, errors.New("Policy claim value not number") //nolint:staticcheck // Trustee's text
+		}
+		claim, err := number.Int64()
+		if err != nil || claim < -128 || claim > 127 {
+			return nil, fmt.Errorf("%s is %s: want an integer from -128 to 127", name, number)
+		}
+		result[name] = int(claim)
+	}
+	return result, nil
+}
+
+// Tiers of trustworthiness claims, from best to worst (rust-ear src/trust).
+var tiers = []string{"none", "affirming", "warning", "contraindicated"}
+
+func tier(claim int) int {
+	switch {
+	case claim >= -1 && claim <= 1:
+		return 0
+	case claim >= -32 && claim <= 31:
+		return 1
+	case claim >= -96 && claim <= 95:
+		return 2
+	}
+	return 3
+}
+
+// status is the worst claim's tier.
+func status(vector map[string]int) string {
+	worst := 0
+	for _, claim := range vector {
+		worst = max(worst, tier(claim))
+	}
+	return tiers[worst]
+}
+
+// ear gives a token's claims (draft-ietf-rats-ear; Trustee attestation-service/docs/attestation_token.md).
+func (s *Service) ear(appraisal *Appraisal) map[string]any {
+	now := s.options.Now()
+	module := map[string]any{
+		"ear.status":                      appraisal.Status,
+		"ear.trustworthiness-vector":      appraisal.Vector,
+		"ear.appraisal-policy-id":         "default",
+		"ear.veraison.annotated-evidence": appraisal.Claims,
+	}
+	if identifiers := identifiersOf(appraisal.Claims["init_data_claims"]); identifiers != nil {
+		module["ear.trustee.identifiers"] = map[string]any{"validated": identifiers}
+	}
+	return map[string]any{
+		"eat_profile":     s.options.Profile,
+		"iss":             s.options.Issuer,
+		"iat":             now.Unix(),
+		"exp":             now.Add(s.options.TokenLifetime).Unix(),
+		"ear.verifier-id": map[string]string{"developer": s.options.Developer, "build": s.options.Build},
+		"submods":         map[string]any{"cpu0": module},
+	}
+}
+
+// identifiersOf gives what the measured agent policy says of the containers that may run: images and users.
+func identifiersOf(initDataClaims any) map[string]any {
+	var images, users []any
+	containers, _ := at(initDataClaims, "agent_policy_claims", "containers").([]any)
+	for _, container := range containers {
+		if image, ok := at(container, "OCI", "Annotations", "io.kubernetes.cri.image-name").(string); ok {
+			images = append(images, image)
+		}
+		if user := at(container, "OCI", "Process", "User", "UID"); user != nil {
+			users = append(users, user)
+		}
+	}
+	identifiers := map[string]any{}
+	if len(images) > 0 {
+		identifiers["container_images"] = images
+	}
+	if len(users) > 0 {
+		identifiers["container_uids"] = users
+	}
+	if len(identifiers) == 0 {
+		return nil
+	}
+	return identifiers
+}
+
+// at follows names through JSON objects; nil when one is not there.
+func at(value any, path ...string) any {
+	for _, name := range path {
+		object, ok := value.(map[string]any)
+		if !ok {
+			return nil
+		}
+		value = object[name]
+	}
+	return value
+}

@@ -1,0 +1,166 @@
+// Package policy evaluates the two policies of Trustee, in Rego (version 1): the attestation policy, which turns verified
+// claims into trustworthiness claims, and the resource policy, which says whether a token gets a resource.
+//
+// It must not know where policies come from, nor how claims were verified.
+package policy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/open-policy-agent/opa/v1/ast"
+	"github.com/open-policy-agent/opa/v1/rego"
+	"github.com/open-policy-agent/opa/v1/storage/inmem"
+	"github.com/open-policy-agent/opa/v1/types"
+)
+
+const (
+	queryReferenceValue = "query_reference_value"
+
+	// evaluationTime bounds one evaluation: whoever may set a policy must not be able to stop the KBS with it.
+	evaluationTime = 5 * time.Second
+)
+
+// ErrEmptyResult says that an attestation policy set no claim. Its text is Trustee's.
+var ErrEmptyResult = errors.New("At least one policy claim must be set.") //nolint:staticcheck // Trustee's text
+
+// outside are builtin functions that reach out of the evaluation; the engine of Trustee has none of them.
+var outside = []string{"http.send", "net.lookup_ip_addr", "opa.runtime", "rego.parse_module", "trace"}
+
+func capabilities(extra ...*ast.Builtin) *ast.Capabilities {
+	known := ast.CapabilitiesForThisVersion()
+	known.Builtins = slices.DeleteFunc(known.Builtins, func(b *ast.Builtin) bool { return slices.Contains(outside, b.Name) })
+	known.Builtins = append(known.Builtins, extra...)
+	return known
+}
+
+func compile(name, source string, known *ast.Capabilities) (*ast.Compiler, error) {
+	module, err := ast.ParseModuleWithOpts(name, source, ast.ParserOptions{Capabilities: known, RegoVersion: ast.RegoV1})
+	if err != nil {
+		return nil, fmt.Errorf("policy %s: %w", name, err)
+	}
+	compiler := ast.NewCompiler().WithCapabilities(known)
+	if compiler.Compile(map[string]*ast.Module{name: module}); compiler.Failed() {
+		return nil, fmt.Errorf("policy %s: %w", name, compiler.Errors)
+	}
+	return compiler, nil
+}
+
+// evaluate gives a query's value; ok is false when it is undefined. Errors of builtin functions are errors, not
+// undefined, as in Trustee's engine.
+func evaluate(ctx context.Context, query string, options ...func(*rego.Rego)) (value any, ok bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, evaluationTime)
+	defer cancel()
+	options = append(options, rego.Query(query), rego.StrictBuiltinErrors(true), rego.SetRegoVersion(ast.RegoV1))
+	results, err := rego.New(options...).Eval(ctx)
+	if err != nil {
+		return nil, false, err
+	}
+	if len(results) == 0 || len(results[0].Expressions) == 0 {
+		return nil, false, nil
+	}
+	return results[0].Expressions[0].Value, true, nil
+}
+
+// Resource is a resource policy.
+type Resource struct{ compiler *ast.Compiler }
+
+// CompileResource reads a resource policy. Its package should be policy and its rule allow; one without them denies.
+func CompileResource(source string) (*Resource, error) {
+	compiler, err := compile("resource-policy", source, capabilities())
+	if err != nil {
+		return nil, err
+	}
+	return &Resource{compiler}, nil
+}
+
+// Request is what a resource policy sees as data.
+type Request struct {
+	Plugin string
+	Path   []string // below the plugin
+	Query  map[string]string
+}
+
+func (r *Request) document() map[string]any {
+	path := make([]any, len(r.Path))
+	for i, segment := range r.Path {
+		path[i] = segment
+	}
+	query := make(map[string]any, len(r.Query))
+	for name, value := range r.Query {
+		query[name] = value
+	}
+	return map[string]any{"plugin": r.Plugin, "resource-path": path, "query": query}
+}
+
+// Allow asks data.policy.allow, with a token's claims as input. Undefined and what is no boolean is false.
+func (p *Resource) Allow(ctx context.Context, claims any, request Request) (bool, error) {
+	value, _, err := evaluate(ctx, "data.policy.allow", rego.Compiler(p.compiler), rego.Input(claims),
+		rego.Store(inmem.NewFromObject(request.document())))
+	if err != nil {
+		return false, fmt.Errorf("evaluate data.policy.allow: %w", err)
+	}
+	allowed, ok := value.(bool)
+	return ok && allowed, nil
+}
+
+// Attestation is an attestation policy.
+type Attestation struct{ compiler *ast.Compiler }
+
+var referenceFunction = types.NewFunction(types.Args(types.S), types.A)
+
+// CompileAttestation reads an attestation policy. Its package should be policy and its rule trust_claims, an object of
+// numbers. It may call query_reference_value(name), which is null for a name without value.
+func CompileAttestation(id, source string) (*Attestation, error) {
+	compiler, err := compile(id, source, capabilities(&ast.Builtin{Name: queryReferenceValue, Decl: referenceFunction}))
+	if err != nil {
+		return nil, err
+	}
+	return &Attestation{compiler}, nil
+}
+
+// Consultation is one reference value that a policy asked for.
+type Consultation struct {
+	Name  string
+	Value any // nil when there is none
+}
+
+// TrustClaims asks data.policy.trust_claims, with a TEE's claims as input, and tells which reference values the policy
+// consulted, in the order of asking. A policy without that rule gives nil claims.
+func (p *Attestation) TrustClaims(ctx context.Context, claims any, reference func(name string) any) (map[string]any, []Consultation, error) {
+	var consulted []Consultation
+	lookup := func(_ rego.BuiltinContext, operand *ast.Term) (*ast.Term, error) {
+		name, ok := operand.Value.(ast.String)
+		if !ok {
+			return nil, fmt.Errorf("%s: want a string", queryReferenceValue)
+		}
+		value := reference(string(name))
+		if !slices.ContainsFunc(consulted, func(c Consultation) bool { return c.Name == string(name) }) {
+			consulted = append(consulted, Consultation{string(name), value})
+		}
+		converted, err := ast.InterfaceToValue(value)
+		if err != nil {
+			return nil, fmt.Errorf("reference value %q: %w", string(name), err)
+		}
+		return ast.NewTerm(converted), nil
+	}
+	value, ok, err := evaluate(ctx, "data.policy.trust_claims", rego.Compiler(p.compiler), rego.Input(claims),
+		rego.Function1(&rego.Function{Name: queryReferenceValue, Decl: referenceFunction}, lookup))
+	if err != nil {
+		return nil, consulted, fmt.Errorf("evaluate data.policy.trust_claims: %w", err)
+	}
+	if !ok {
+		return nil, consulted, nil
+	}
+	set, ok := value.(map[string]any)
+	if !ok {
+		return nil, consulted, errors.New("Policy result is not an object") //nolint:staticcheck // Trustee's text
+	}
+	if len(set) == 0 {
+		return nil, consulted, ErrEmptyResult
+	}
+	return set, consulted, nil
+}

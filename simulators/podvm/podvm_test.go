@@ -1,0 +1,552 @@
+package podvm
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/containerd/ttrpc"
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+
+	"github.com/coco-e2e/coco-e2e/framework/agentapi/hypervisorpb"
+	"github.com/coco-e2e/coco-e2e/simulators/podvm/cgroup"
+	"github.com/coco-e2e/coco-e2e/simulators/podvm/config"
+	"github.com/coco-e2e/coco-e2e/simulators/podvm/stage"
+)
+
+// daemonEnv makes the test binary the daemon that TestKilledDaemon kills.
+const daemonEnv = "PODVM_TEST_DAEMON"
+
+func TestMain(m *testing.M) {
+	if len(os.Args) == 2 && os.Args[1] == stage.Command {
+		os.Exit(stage.Main())
+	}
+	if path := os.Getenv(daemonEnv); path != "" {
+		c, err := config.Load(path)
+		if err == nil {
+			err = Serve(context.Background(), c, slog.New(slog.NewTextHandler(os.Stderr, nil)))
+		}
+		fmt.Fprintln(os.Stderr, "daemon:", err)
+		os.Exit(1)
+	}
+	os.Exit(m.Run())
+}
+
+// testConfig gives a configuration with a guest image of nothing but the fake agent.
+func testConfig(t *testing.T) config.Config {
+	t.Helper()
+	if os.Getuid() != 0 {
+		t.Skip("making namespaces and mounts needs root")
+	}
+	// t.TempDir's names are too long for unix sockets.
+	dir, err := os.MkdirTemp("", "pv")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	root := filepath.Join(dir, "rootfs")
+	for _, d := range []string{"usr/bin", "etc", "proc", "sys", "dev", "run", "tmp"} {
+		if err := os.MkdirAll(filepath.Join(root, d), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	agent, tpm := filepath.Join(root, "usr/bin/kata-agent"), filepath.Join(dir, "tpm")
+	build := exec.Command("go", "build", "-o", agent, "./testdata/fake")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("build the fake agent: %v\n%s", err, out)
+	}
+	if err := os.Link(agent, tpm); err != nil {
+		t.Fatal(err)
+	}
+	return config.Config{
+		Socket: filepath.Join(dir, "h.sock"), StateDir: filepath.Join(dir, "vm"), LogDir: filepath.Join(dir, "log"),
+		GuestRootfs: root, TPMProgram: tpm, TPMPool: 1, BootTimeout: 20 * time.Second, AgentLog: "debug",
+		RegistryMirror: "http://192.0.2.1:5000", CgroupParent: "/" + filepath.Base(dir),
+	}
+}
+
+func newService(t *testing.T, c config.Config) *Service {
+	t.Helper()
+	s, err := New(c, slog.New(slog.NewTextHandler(t.Output(), nil)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := s.Close(context.Background()); err != nil {
+			t.Errorf("close: %v", err)
+		}
+		checkNothingLeft(t, c)
+	})
+	return s
+}
+
+// checkNothingLeft looks for everything that a daemon with this configuration may have made.
+func checkNothingLeft(t *testing.T, c config.Config) {
+	t.Helper()
+	base := filepath.Dir(c.StateDir)
+	if mounts, err := os.ReadFile("/proc/self/mountinfo"); err != nil || strings.Contains(string(mounts), base) {
+		t.Errorf("mounts below %s are left (%v)", base, err)
+	}
+	if left := processes(t, base); len(left) > 0 {
+		t.Errorf("processes are left: %v", left)
+	}
+	if _, err := os.Stat(c.StateDir); !os.IsNotExist(err) {
+		t.Errorf("the state directory is left: %v", err)
+	}
+	if _, err := os.Stat(filepath.Join(c.LogDir, ".tpms")); !os.IsNotExist(err) {
+		t.Errorf("TPM logs are left: %v", err)
+	}
+	checkNoCgroup(t, c.CgroupParent)
+}
+
+func checkNoCgroup(t *testing.T, path string) {
+	t.Helper()
+	hierarchies, err := cgroup.Hierarchies()
+	if err != nil || len(hierarchies) == 0 {
+		t.Fatalf("hierarchies: %v %v", hierarchies, err)
+	}
+	for _, h := range hierarchies {
+		if _, err := os.Stat(filepath.Join(h, path)); !os.IsNotExist(err) {
+			t.Errorf("cgroup %s is left in %s: %v", path, h, err)
+		}
+	}
+}
+
+// processes lists the processes whose program or mounts lie below base, by their mount table.
+func processes(t *testing.T, base string) []string {
+	t.Helper()
+	dirs, err := filepath.Glob("/proc/[0-9]*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out []string
+	for _, dir := range dirs {
+		exe, _ := os.Readlink(filepath.Join(dir, "exe")) // fails for kernel threads and the dead
+		mounts, _ := os.ReadFile(filepath.Join(dir, "mountinfo"))
+		if strings.HasPrefix(exe, base) || strings.Contains(string(mounts), filepath.Base(base)) {
+			out = append(out, dir+" "+exe)
+		}
+	}
+	return out
+}
+
+func annotations(initData string) map[string]string {
+	return map[string]string{annotationNamespace: "ns", annotationName: "pod", annotationInitData: initData}
+}
+
+func create(t *testing.T, s *Service, id, netnsPath, initData string) string {
+	t.Helper()
+	r, err := s.CreateVM(t.Context(), &hypervisorpb.CreateVMRequest{Id: id, Annotations: annotations(initData), NetworkNamespacePath: netnsPath})
+	if err != nil {
+		t.Fatalf("CreateVM: %v", err)
+	}
+	return r.GetAgentSocketPath()
+}
+
+func stop(t *testing.T, s *Service, id string) {
+	t.Helper()
+	if _, err := s.StopVM(context.Background(), &hypervisorpb.StopVMRequest{Id: id}); err != nil {
+		t.Fatalf("StopVM: %v", err)
+	}
+}
+
+// newNetNS makes a network namespace with an interface and gives its path and its link as /proc shows it.
+func newNetNS(t *testing.T) (path, link string) {
+	t.Helper()
+	holder := exec.Command("unshare", "--net", "cat")
+	stdin, err := holder.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := holder.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = stdin.Close(); _ = holder.Wait() })
+	path = fmt.Sprintf("/proc/%d/ns/net", holder.Process.Pid)
+	own, err := os.Readlink("/proc/self/ns/net")
+	if err != nil {
+		t.Fatal(err)
+	}
+	poll(t, "a new network namespace", func() bool {
+		link, err = os.Readlink(path)
+		return err == nil && link != own
+	})
+	ns, err := netns.GetFromPath(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ns.Close()
+	h, err := netlink.NewHandleAt(ns)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer h.Close()
+	if err := h.LinkAdd(&netlink.Dummy{LinkAttrs: netlink.LinkAttrs{Name: "podvmtest0"}}); err != nil {
+		if err := h.LinkAdd(&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "podvmtest0"}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return path, link
+}
+
+type seen struct {
+	PID       int               `json:"pid"`
+	Hostname  string            `json:"hostname"`
+	Env       []string          `json:"env"`
+	NetNS     string            `json:"netns"`
+	Mounts    string            `json:"mounts"`
+	Root      []string          `json:"/"`
+	Dev       []string          `json:"/dev"`
+	FDs       map[string]string `json:"fds"`
+	Links     []string          `json:"/sys/class/net"`
+	Processes int               `json:"processes"`
+	TPM       string            `json:"tpm"`
+	ReadOnly  []string          `json:"read-only"`
+}
+
+func TestGuest(t *testing.T) {
+	c := testConfig(t)
+	s := newService(t, c)
+	netnsPath, netnsLink := newNetNS(t)
+	// A descriptor that podvm was started with, say by a shell, must not reach the guest.
+	leak, err := unix.Dup(2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(leak)
+	id := strings.Repeat("0123456789abcdef", 4)
+	socket := create(t, s, id, netnsPath, "ready")
+	if want := filepath.Join(c.StateDir, id, "agent/agent.sock"); socket != want {
+		t.Errorf("agent socket %s, want %s", socket, want)
+	}
+	if _, err := s.StartVM(t.Context(), &hypervisorpb.StartVMRequest{Id: id}); err != nil {
+		t.Fatalf("StartVM: %v", err)
+	}
+	conn, err := net.Dial("unix", socket)
+	if err != nil {
+		t.Fatalf("the agent's socket must take connections when StartVM returns: %v", err)
+	}
+	conn.Close()
+
+	logs := filepath.Join(c.LogDir, "ns_pod_"+id)
+	text, err := os.ReadFile(filepath.Join(logs, "seen.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var g seen
+	if err := json.Unmarshal(text, &g); err != nil {
+		t.Fatal(err)
+	}
+	checkGuest(t, g, c, id, netnsLink)
+
+	stop(t, s, id)
+	stop(t, s, id)
+	checkNoCgroup(t, filepath.Join(c.CgroupParent, id))
+	if _, err := os.Stat(filepath.Join(c.StateDir, id)); !os.IsNotExist(err) {
+		t.Errorf("the VM's directory is left: %v", err)
+	}
+	for name, want := range map[string]string{"console.log": "fake agent boots\n", "tpm.log": "tpm log\n"} {
+		if got, err := os.ReadFile(filepath.Join(logs, name)); err != nil || string(got) != want {
+			t.Errorf("%s: got %q %v, want %q", name, got, err, want)
+		}
+	}
+	if _, err := os.Stat(filepath.Join(c.GuestRootfs, "etc/written")); !os.IsNotExist(err) {
+		t.Errorf("the guest wrote into its image: %v", err)
+	}
+}
+
+func checkGuest(t *testing.T, g seen, c config.Config, id, netnsLink string) {
+	t.Helper()
+	if g.PID != 1 || g.Processes != 1 || g.Hostname != "localhost" || g.TPM != "tpm hello\n" || g.NetNS != netnsLink {
+		t.Errorf("PID %d of %d processes, host %s, TPM %q, network namespace %s; want 1, 1, localhost, \"tpm hello\\n\", %s",
+			g.PID, g.Processes, g.Hostname, g.TPM, g.NetNS, netnsLink)
+	}
+	if !slices.Contains(g.Links, "podvmtest0") {
+		t.Errorf("interfaces %v, want those of the pod's network namespace", g.Links)
+	}
+	wantDev := strings.Fields("console core fd full mqueue null ptmx pts random shm stderr stdin stdout tpm0 tty urandom vda zero")
+	if !slices.Equal(g.Dev, wantDev) {
+		t.Errorf("/dev: got %v, want %v", g.Dev, wantDev)
+	}
+	if want := strings.Fields("dev etc proc run sys tmp usr var"); !slices.Equal(g.Root, want) {
+		t.Errorf("/: got %v, want %v", g.Root, want)
+	}
+	checkDescriptors(t, g.FDs)
+	if want := []string{"/dev/vda", "/sys/kernel/uevent_seqnum"}; !slices.Equal(g.ReadOnly, want) {
+		t.Errorf("read-only: got %v, want %v", g.ReadOnly, want)
+	}
+	wantEnv := []string{
+		"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+		"KATA_AGENT_SERVER_ADDR=unix:///run/agent-channel/agent.sock",
+		"KATA_AGENT_CGROUP_PARENT=" + c.CgroupParent + "/" + id, "KATA_AGENT_LOG=debug",
+		"KATA_AGENT_RPC_LOG=/var/log/guest/agent.jsonl", "COCO_REGISTRY_MIRROR=http://192.0.2.1:5000",
+	}
+	if !slices.Equal(g.Env, wantEnv) {
+		t.Errorf("environment: got %v, want %v", g.Env, wantEnv)
+	}
+	for line := range strings.Lines(g.Mounts) {
+		point := strings.Fields(line)[4]
+		ok := slices.ContainsFunc([]string{"/proc", "/sys", "/dev", "/run", "/tmp", "/var/log/guest"}, func(p string) bool {
+			return point == "/" || point == p || strings.HasPrefix(point, p+"/")
+		})
+		if !ok {
+			t.Errorf("the guest sees a mount of the node's: %s", line)
+		}
+	}
+}
+
+// checkDescriptors allows a guest's agent what it is given and what Go's runtime opens.
+func checkDescriptors(t *testing.T, fds map[string]string) {
+	t.Helper()
+	for fd, target := range fds {
+		// An empty target is the directory that the list was read from.
+		ok := target == "" || strings.HasPrefix(target, "anon_inode:[event") || strings.HasPrefix(target, "/sys/fs/cgroup/cpu")
+		switch fd {
+		case "0":
+			ok = target == "/dev/null"
+		case "1", "2":
+			ok = strings.HasSuffix(target, "/console.log")
+		case "3":
+			ok = strings.HasPrefix(target, "pipe:")
+		}
+		if !ok {
+			t.Errorf("the agent's descriptor %s is %s", fd, target)
+		}
+	}
+}
+
+func TestNoInitDataNoNetNS(t *testing.T) {
+	s := newService(t, testConfig(t))
+	create(t, s, "a", "", "")
+	if _, err := s.StartVM(t.Context(), &hypervisorpb.StartVMRequest{Id: "a"}); err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile(filepath.Join(s.config.LogDir, "ns_pod_a/seen.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	own, err := os.Readlink("/proc/self/ns/net")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if strings.Contains(string(text), `"vda"`) || !strings.Contains(string(text), own) {
+		t.Errorf("want no /dev/vda and namespace %s, got %s", own, text)
+	}
+	// Close, in the clean-up, must stop what runs.
+}
+
+func TestBootErrors(t *testing.T) {
+	c := testConfig(t)
+	c.BootTimeout = 3 * time.Second
+	s := newService(t, c)
+	for i, tc := range []struct{ order, want string }{
+		{"error init-data: policy.rego: broken", "guest boot failed: init-data: policy.rego: broken"},
+		{"exit last words", "guest boot failed: the guest died before the agent was ready (exit status 7); last line of its console: last words"},
+		{"hang here I sit", "guest boot failed: the agent was not ready after 3s; last line of its console: here I sit"},
+		{"mumble HELLO", `guest boot failed: the agent said "HELLO" instead of READY or ERROR; last line of its console: fake agent boots`},
+	} {
+		id := fmt.Sprintf("vm%d", i)
+		create(t, s, id, "", tc.order)
+		_, err := s.StartVM(t.Context(), &hypervisorpb.StartVMRequest{Id: id})
+		if err == nil || err.Error() != tc.want {
+			t.Errorf("%s: got %v, want %s", tc.order, err, tc.want)
+		}
+		if _, err := s.StartVM(t.Context(), &hypervisorpb.StartVMRequest{Id: id}); err == nil || !strings.Contains(err.Error(), "started already") {
+			t.Errorf("second StartVM: got %v", err)
+		}
+		stop(t, s, id)
+	}
+}
+
+func TestStageErrorsReachTheCaller(t *testing.T) {
+	c := testConfig(t)
+	s := newService(t, c)
+	agent := filepath.Join(c.GuestRootfs, stage.Agent)
+	if err := os.Rename(agent, agent+".away"); err != nil {
+		t.Fatal(err)
+	}
+	create(t, s, "vm", "", "")
+	_, err := s.StartVM(t.Context(), &hypervisorpb.StartVMRequest{Id: "vm"})
+	want := "guest boot failed: guest root: execute /usr/bin/kata-agent of the guest image: no such file or directory"
+	if err == nil || err.Error() != want {
+		t.Errorf("got %v, want %s", err, want)
+	}
+}
+
+func TestStopDuringBoot(t *testing.T) {
+	s := newService(t, testConfig(t))
+	create(t, s, "vm", "", "hang on")
+	booted := make(chan error, 1)
+	go func() {
+		_, err := s.StartVM(context.Background(), &hypervisorpb.StartVMRequest{Id: "vm"})
+		booted <- err
+	}()
+	console := filepath.Join(s.config.LogDir, "ns_pod_vm/console.log")
+	poll(t, "the guest's start", func() bool { return lastLine(console) == "on" })
+	stop(t, s, "vm")
+	if err := <-booted; err == nil || !strings.Contains(err.Error(), "was stopped meanwhile") {
+		t.Errorf("StartVM: got %v", err)
+	}
+}
+
+func TestBrokenTPM(t *testing.T) {
+	c := testConfig(t)
+	mark := filepath.Join(filepath.Dir(c.TPMProgram), "break-tpm")
+	if err := os.WriteFile(mark, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	s := newService(t, c)
+	request := &hypervisorpb.CreateVMRequest{Id: "vm", Annotations: annotations("")}
+	if _, err := s.CreateVM(t.Context(), request); err == nil || !strings.Contains(err.Error(), "the fake TPM is broken") {
+		t.Errorf("got %v, want the TPM's words", err)
+	}
+	if err := os.Remove(mark); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.CreateVM(t.Context(), request); err != nil {
+		t.Errorf("after the repair: %v", err)
+	}
+}
+
+func TestRefusedRequests(t *testing.T) {
+	s := newService(t, testConfig(t))
+	create(t, s, "there", "", "")
+	for _, tc := range []struct {
+		name, id, netns, pod, want string
+	}{
+		{"path", "../x", "", "pod", `VM id "../x"`},
+		{"dots", "..", "", "pod", `VM id ".."`},
+		{"hidden", ".tpms", "", "pod", `VM id ".tpms"`},
+		{"empty", "", "", "pod", `VM id ""`},
+		{"long", strings.Repeat("a", 129), "", "pod", "VM id"},
+		{"socket path", strings.Repeat("a", 100), "", "pod", "set a shorter state_dir"},
+		{"twice", "there", "", "pod", "VM there exists already"},
+		{"relative namespace", "x", "netns", "pod", `network namespace "netns": not an absolute path`},
+		{"no namespace", "x", "/nonexistent/netns", "pod", "network namespace: open /nonexistent/netns: no such file"},
+		{"file for a namespace", "x", "/etc/passwd", "pod", "network namespace /etc/passwd: the file is not one"},
+		{"other namespace", "x", "/proc/self/ns/mnt", "pod", "network namespace /proc/self/ns/mnt: the file is not one"},
+		{"pod", "x", "", "../../etc", `annotation io.kubernetes.cri.sandbox-name = "../../etc": not a Kubernetes name`},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			_, err := s.CreateVM(t.Context(), &hypervisorpb.CreateVMRequest{
+				Id: tc.id, NetworkNamespacePath: tc.netns, Annotations: map[string]string{annotationName: tc.pod},
+			})
+			if err == nil || !strings.Contains(err.Error(), tc.want) {
+				t.Errorf("got %v, want %s", err, tc.want)
+			}
+		})
+	}
+	if _, err := s.StartVM(t.Context(), &hypervisorpb.StartVMRequest{Id: "absent"}); err == nil || !strings.Contains(err.Error(), `VM "absent" does not exist`) {
+		t.Errorf("StartVM of no VM: got %v", err)
+	}
+	stop(t, s, "absent")
+}
+
+// TestKilledDaemon kills a daemon with SIGKILL: its guests and TPMs must end with it, and the next must clear the rest.
+func TestKilledDaemon(t *testing.T) {
+	c := testConfig(t)
+	file := filepath.Join(filepath.Dir(c.StateDir), "podvm.toml")
+	text := fmt.Sprintf("socket=%q\nstate_dir=%q\nlog_dir=%q\nguest_rootfs=%q\ntpm_program=%q\ncgroup_parent=%q\n",
+		c.Socket, c.StateDir, c.LogDir, c.GuestRootfs, c.TPMProgram, c.CgroupParent)
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	daemon := exec.Command("/proc/self/exe")
+	daemon.Env, daemon.Stderr = append(os.Environ(), daemonEnv+"="+file), t.Output()
+	if err := daemon.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = daemon.Process.Kill(); _ = daemon.Wait() })
+	client := dial(t, c.Socket)
+	if _, err := client.CreateVM(t.Context(), &hypervisorpb.CreateVMRequest{Id: "vm", Annotations: annotations("ready")}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := client.StartVM(t.Context(), &hypervisorpb.StartVMRequest{Id: "vm"}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := New(c, slog.Default()); err == nil || !strings.Contains(err.Error(), "in use by another podvm") {
+		t.Errorf("second daemon on the same directory: got %v", err)
+	}
+	if err := daemon.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = daemon.Wait()
+	// The guest has a frozen process on cgroup v1, which dies once the next daemon thaws it.
+	s := newService(t, c)
+	base := filepath.Dir(c.StateDir)
+	poll(t, "the end of the killed daemon's processes", func() bool {
+		left := slices.DeleteFunc(processes(t, base), func(p string) bool {
+			return strings.HasSuffix(p, c.TPMProgram) // the new pool's
+		})
+		return len(left) == 0
+	})
+	if _, err := os.Stat(filepath.Join(c.StateDir, "vm")); !os.IsNotExist(err) {
+		t.Errorf("the VM's directory is left: %v", err)
+	}
+	create(t, s, "vm", "", "ready")
+}
+
+func dial(t *testing.T, socket string) hypervisorpb.HypervisorService {
+	t.Helper()
+	var conn net.Conn
+	poll(t, "the daemon's socket", func() (ok bool) {
+		var err error
+		conn, err = net.Dial("unix", socket)
+		return err == nil
+	})
+	client := ttrpc.NewClient(conn)
+	t.Cleanup(func() { _ = client.Close() })
+	return hypervisorpb.NewHypervisorClient(client)
+}
+
+// poll waits until condition holds.
+func poll(t *testing.T, what string, condition func() bool) {
+	t.Helper()
+	tick := time.NewTicker(2 * time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(10 * time.Second); !condition(); <-tick.C {
+		if time.Now().After(deadline) {
+			t.Fatalf("%s: not seen in 10 s", what)
+		}
+	}
+}
+
+// TestServe has the daemon stop a VM and remove its socket when it is told to end.
+func TestServe(t *testing.T) {
+	c := testConfig(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	served := make(chan error, 1)
+	go func() { served <- Serve(ctx, c, slog.New(slog.NewTextHandler(t.Output(), nil))) }()
+	client := dial(t, c.Socket)
+	if _, err := client.CreateVM(ctx, &hypervisorpb.CreateVMRequest{Id: "vm", Annotations: annotations("error no luck")}); err != nil {
+		t.Fatal(err)
+	}
+	_, err := client.StartVM(ctx, &hypervisorpb.StartVMRequest{Id: "vm"})
+	if want := "rpc error: code = Unknown desc = guest boot failed: no luck"; err == nil || err.Error() != want {
+		t.Errorf("got %v, want %s", err, want)
+	}
+	cancel()
+	if err := <-served; err != nil {
+		t.Errorf("Serve: %v", err)
+	}
+	if _, err := os.Lstat(c.Socket); !os.IsNotExist(err) {
+		t.Errorf("the socket is left: %v", err)
+	}
+	checkNothingLeft(t, c)
+}

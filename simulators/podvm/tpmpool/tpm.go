@@ -1,0 +1,118 @@
+package tpmpool
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"strings"
+	"time"
+)
+
+// startTimeout bounds making a TPM, which takes some 50 ms.
+const startTimeout = 30 * time.Second
+
+// TPM is one running TPM.
+type TPM struct {
+	// Socket and Log are the paths of its socket and log.
+	Socket, Log string
+
+	process *os.Process
+	stdout  *os.File // its read end is kept so that a write does not end the TPM
+	ended   chan struct{}
+	state   *os.ProcessState // set when ended is closed
+}
+
+func (p *Pool) start(name string) (*TPM, error) {
+	t, err := p.launch(name)
+	if err != nil {
+		return nil, fmt.Errorf("start TPM %s: %w", p.Program, err)
+	}
+	return t, nil
+}
+
+func (p *Pool) launch(name string) (*TPM, error) {
+	if err := errors.Join(os.MkdirAll(p.SocketDir, 0o700), os.MkdirAll(p.LogDir, 0o700)); err != nil {
+		return nil, err
+	}
+	t := &TPM{ended: make(chan struct{})}
+	t.Socket, t.Log = p.paths(name)
+	log, err := os.OpenFile(t.Log, os.O_CREATE|os.O_TRUNC|os.O_APPEND|os.O_WRONLY, 0o644)
+	if err != nil {
+		return nil, err
+	}
+	defer log.Close()
+	read, write, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	t.process, err = p.Spawn([]string{p.Program, "--socket", t.Socket, "--log", t.Log}, &Files{Stdout: write, Stderr: log})
+	write.Close()
+	if err != nil {
+		read.Close()
+		return nil, errors.Join(err, os.Remove(t.Log))
+	}
+	t.stdout = read
+	go func() {
+		// Wait fails only for a process that is not a child or was waited for: neither can be.
+		t.state, _ = t.process.Wait()
+		close(t.ended)
+	}()
+	if err := t.awaitReady(); err != nil {
+		t.Kill()
+		return nil, err
+	}
+	return t, nil
+}
+
+func (t *TPM) awaitReady() error {
+	if err := t.stdout.SetReadDeadline(time.Now().Add(startTimeout)); err != nil {
+		return err
+	}
+	line, err := bufio.NewReader(t.stdout).ReadString('\n')
+	if err == nil && line == "READY\n" {
+		return nil
+	}
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return fmt.Errorf("not ready after %s", startTimeout)
+	}
+	last := "nothing was logged"
+	if text, err := os.ReadFile(t.Log); err == nil && len(text) > 0 {
+		lines := strings.Split(strings.TrimSpace(string(text)), "\n")
+		last = lines[len(lines)-1]
+	}
+	return fmt.Errorf("it ended or wrote %q instead of READY: %s", strings.TrimSpace(line), last)
+}
+
+// Move gives the TPM's socket and log new paths, where they stay connected to it.
+func (t *TPM) Move(socket, log string) error {
+	if err := os.Rename(t.Socket, socket); err != nil {
+		return fmt.Errorf("move the TPM's socket: %w", err)
+	}
+	t.Socket = socket
+	if err := os.Rename(t.Log, log); err != nil {
+		return fmt.Errorf("move the TPM's log: %w", err)
+	}
+	t.Log = ""
+	return nil
+}
+
+// Kill ends the TPM and returns when it is gone, with its socket, and with its log if that was never moved.
+func (t *TPM) Kill() {
+	_ = t.process.Kill() // fails only when it has ended
+	<-t.ended
+	t.removeFiles()
+	t.stdout.Close()
+}
+
+func (t *TPM) removeFiles() {
+	for _, path := range []string{t.Socket, t.Log} {
+		if path == "" {
+			continue
+		}
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			continue // its directory is removed as a whole later
+		}
+	}
+}

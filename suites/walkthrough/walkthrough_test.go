@@ -1,0 +1,341 @@
+package walkthrough_test
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	. "github.com/onsi/ginkgo/v2"
+	. "github.com/onsi/gomega"
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/coco-e2e/coco-e2e/framework/cluster/simulation"
+	"github.com/coco-e2e/coco-e2e/framework/evidence"
+	"github.com/coco-e2e/coco-e2e/framework/initdata"
+	"github.com/coco-e2e/coco-e2e/framework/kbs"
+	"github.com/coco-e2e/coco-e2e/framework/measure"
+	"github.com/coco-e2e/coco-e2e/framework/pod"
+	"github.com/coco-e2e/coco-e2e/framework/testbed"
+	"github.com/coco-e2e/coco-e2e/manifests"
+)
+
+// The article's own numbers: the digest of its init-data file and PCR8 after
+// the measurement, both printed there by openssl.
+const (
+	articleDigest = "bdc9a7390bb371258fb7fb8be5a8de5ced6a07dd077d1ce04ec26e06eaf68f60"
+	articlePCR8   = "7aaf19294adabd752bf095e1f076baed85d4b088fa990cb575ad0f3e0569f292"
+)
+
+// deploymentName is the article's.
+const deploymentName = "nginx-cc"
+
+// secretPath is where the KBS keeps what the pod may have.
+const secretPath = "walkthrough/secret/nginx-cc"
+
+func randomHex(n int) string {
+	b := make([]byte, n)
+	_, _ = rand.Read(b)
+	return hex.EncodeToString(b)
+}
+
+// deployment is what `kubectl create deployment nginx-cc --image=…` makes,
+// with the runtime class and the annotation that the article adds to it.
+func deployment(ns, image string, annotations map[string]string) *appsv1.Deployment {
+	one, runtimeClass, grace := int32(1), bed.RuntimeClass, int64(1)
+	labels := map[string]string{"app": deploymentName}
+	return &appsv1.Deployment{
+		ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: deploymentName, Labels: labels},
+		Spec: appsv1.DeploymentSpec{
+			Replicas: &one, Selector: &metav1.LabelSelector{MatchLabels: labels},
+			Template: corev1.PodTemplateSpec{
+				ObjectMeta: metav1.ObjectMeta{Labels: labels, Annotations: annotations},
+				Spec: corev1.PodSpec{
+					RuntimeClassName: &runtimeClass, TerminationGracePeriodSeconds: &grace,
+					Containers: []corev1.Container{{Name: "nginx", Image: image}},
+				},
+			},
+		},
+	}
+}
+
+var _ = Describe("the article's walkthrough", Ordered, Label("walkthrough"), func() {
+	var (
+		ns, name   string
+		nonce      = randomHex(16)
+		raw        []byte
+		secret     string
+		kbsClient  *kbs.Client
+		kbsAddress string
+		closeKBS   func()
+		exec       func(ctx context.Context, podName string, command string) (pod.Result, error)
+		token      func(ctx context.Context, podName string) (kbs.Token, kbs.TEEKey)
+		askStatus  string
+	)
+
+	BeforeAll(func(ctx SpecContext) {
+		ns = namespace(ctx, "walkthrough")
+		secret = randomHex(24)
+		askStatus = resourceStatusCommand(secretPath)
+		raw = document(articlePolicy(evidenceCommand(nonce), resourceCommand(secretPath), askStatus))
+		exec = func(ctx context.Context, podName, command string) (pod.Result, error) {
+			return bed.Pods.Exec(ctx, ns, podName, "nginx", strings.Fields(command)...)
+		}
+		token = func(ctx context.Context, podName string) (kbs.Token, kbs.TEEKey) {
+			GinkgoHelper()
+			r, err := exec(ctx, podName, tokenCommand)
+			Expect(pod.Classify(r, err)).To(pod.BeAllowed())
+			tok, key, err := kbs.ParseTokenResponse([]byte(r.Stdout))
+			Expect(err).NotTo(HaveOccurred(), "%s: the guest gave no token", pod.InconclusiveMark)
+			return tok, key
+		}
+
+		kbsPod, err := bed.Pods.WaitReady(ctx, testbed.KBSNamespace, pod.Labelled("app", "kbs"))
+		Expect(err).NotTo(HaveOccurred())
+		kbsAddress, closeKBS, err = bed.Pods.Forward(ctx, testbed.KBSNamespace, kbsPod.Name, testbed.KBSPort)
+		Expect(err).NotTo(HaveOccurred())
+		DeferCleanup(func() { closeKBS() })
+		adminToken, err := kbs.MintAdminToken([]byte(bed.KBSAdminKey), time.Hour)
+		Expect(err).NotTo(HaveOccurred())
+		kbsClient, err = kbs.New(kbs.Options{URL: "http://" + kbsAddress, AdminToken: adminToken})
+		Expect(err).NotTo(HaveOccurred())
+
+		Expect(kbsClient.SetReferenceValue(ctx, "tpm.pcr08", []string{articlePCR8, expectedPCR8(raw)})).To(Succeed())
+		Expect(kbsClient.SetAttestationPolicy(ctx, "default_cpu", string(manifests.Read("walkthrough/attestation-policy.rego")))).To(Succeed())
+		policy, err := manifests.Fill("walkthrough/resource-policy.rego", map[string]any{
+			"Expected": map[string]string{"nginx-cc": expectedPCR8(raw)},
+		})
+		Expect(err).NotTo(HaveOccurred())
+		Expect(kbsClient.SetResourcePolicy(ctx, string(policy))).To(Succeed())
+		Expect(kbsClient.SetResource(ctx, secretPath, []byte(secret))).To(Succeed())
+	}, NodeTimeout(specTimeout))
+
+	It("1. the manifest: a Deployment with the runtime class, init-data in its annotation", func(ctx SpecContext) {
+		d := deployment(ns, bed.Nginx, annotated(raw))
+		made, err := bed.Pods.Kube.AppsV1().Deployments(ns).Create(ctx, d, metav1.CreateOptions{})
+		Expect(err).NotTo(HaveOccurred())
+		carried, err := initdata.DecodeAnnotation(made.Spec.Template.Annotations[initdata.AnnotationKey])
+		Expect(err).NotTo(HaveOccurred())
+		Expect(string(carried)).To(Equal(string(raw)), "the document is not what was authored: its digest would differ")
+	}, NodeTimeout(specTimeout))
+
+	It("2. the pod becomes Ready, and the agent was called in the article's order", func(ctx SpecContext) {
+		wait, cancel := context.WithTimeout(ctx, readyTimeout)
+		defer cancel()
+		p, err := bed.Pods.WaitReady(wait, ns, pod.Labelled("app", deploymentName))
+		Expect(err).NotTo(HaveOccurred())
+		name = p.Name
+		if bed.NodeLogs == "" {
+			Skip("the agent's log cannot be read on this platform: the order of its calls is not checked")
+		}
+		sequence := []string{
+			"CreateSandbox", "GetGuestDetails", "CopyFile", "CreateContainer", "StartContainer", "WaitProcess",
+			"CopyFile", "CreateContainer", "StartContainer", "StatsContainer",
+		}
+		Eventually(ctx, func() (string, error) {
+			log, err := simulation.AgentLog(bed.NodeLogs, ns, name)
+			if err != nil {
+				return "", err
+			}
+			return missingStep(log, sequence)
+		}).WithTimeout(30*time.Second).WithPolling(50*time.Millisecond).Should(BeEmpty(), "a step of the launch sequence is missing, or out of order")
+	}, NodeTimeout(specTimeout))
+
+	It("3a. the arithmetic: the article's digest gives the article's PCR8", func() {
+		digest, err := hex.DecodeString(articleDigest)
+		Expect(err).NotTo(HaveOccurred())
+		pcr8, err := measure.PCR8(digest)
+		Expect(err).NotTo(HaveOccurred())
+		Expect(hex.EncodeToString(pcr8)).To(Equal(articlePCR8))
+	})
+
+	It("3b. PCR8 of the pod's TPM, read from a verified quote, is the expected value", func(ctx SpecContext) {
+		r, err := exec(ctx, name, evidenceCommand(nonce))
+		Expect(pod.Classify(r, err)).To(pod.BeAllowed())
+		claims, err := evidence.Verify(bed.TEE, []byte(r.Stdout), []byte(nonce), evidence.Options{})
+		Expect(err).NotTo(HaveOccurred())
+		Expect(claims.PCR(8)).To(Equal(expectedPCR8(raw)))
+	}, NodeTimeout(specTimeout))
+
+	It("4a. exec whoami prints root", func(ctx SpecContext) {
+		r, err := exec(ctx, name, whoami)
+		Expect(pod.Classify(r, err)).To(pod.BeAllowed())
+		Expect(r).To(Equal(pod.Result{Stdout: "root\n"}))
+	}, NodeTimeout(specTimeout))
+
+	It("4b. exec ls is refused with the article's message", func(ctx SpecContext) {
+		r, err := exec(ctx, name, "ls")
+		d := pod.Classify(r, err)
+		Expect(d).To(pod.BeRefusedBy("ExecProcessRequest"))
+		Expect(d.Text).To(Or(
+			ContainSubstring("error executing command in container: failed to exec in container: failed to start exec"),
+			ContainSubstring("failed to handle message"), // runtime-rs
+		))
+		if bed.Simulated {
+			Expect(d.Code).To(Equal("PermissionDenied"))
+			Expect(d.Text).To(MatchRegexp(`failed to start exec "[0-9a-f]{64}": cannot enter container [0-9a-f]{64}, with err rpc error: code = PermissionDenied desc = "ExecProcessRequest is blocked by policy: "`))
+		}
+		By("control: the container still runs what the policy allows")
+		r, err = exec(ctx, name, whoami)
+		Expect(pod.Classify(r, err)).To(pod.BeAllowed())
+		Expect(r.Stdout).To(Equal("root\n"))
+	}, NodeTimeout(specTimeout))
+
+	It("5. an image that the policy does not list never starts", func(ctx SpecContext) {
+		By("control: a pod with the listed image and the same init-data runs")
+		create(ctx, confidentialPod(ns, "listed", bed.Nginx, annotated(raw)))
+		create(ctx, confidentialPod(ns, "unlisted", bed.UnlistedImage, annotated(raw)))
+		becomesReady(ctx, ns, "listed")
+		wait, cancel := context.WithTimeout(ctx, readyTimeout)
+		defer cancel()
+		event, err := bed.Pods.WaitEvent(wait, ns, "unlisted", func(e string) bool { return pod.ParseDenial(e).Outcome != pod.Inconclusive })
+		Expect(err).NotTo(HaveOccurred(), pod.InconclusiveMark)
+		Expect(pod.ParseDenial(event)).To(pod.BeRefusedBy("CreateContainerRequest"))
+		neverRan(ctx, ns, "unlisted")
+		for _, p := range []string{"listed", "unlisted"} {
+			Expect(bed.Pods.Kube.CoreV1().Pods(ns).Delete(ctx, p, metav1.DeleteOptions{})).To(Succeed())
+		}
+	}, NodeTimeout(specTimeout))
+
+	It("6. a token request from inside the container answers with tee_keypair and token", func(ctx SpecContext) {
+		r, err := exec(ctx, name, tokenCommand)
+		Expect(pod.Classify(r, err)).To(pod.BeAllowed())
+		var answer map[string]json.RawMessage
+		Expect(json.Unmarshal([]byte(r.Stdout), &answer)).To(Succeed(), "the answer is no JSON object (%d bytes)", len(r.Stdout))
+		Expect(slices.Sorted(maps.Keys(answer))).To(Equal([]string{"tee_keypair", "token"}))
+	}, NodeTimeout(specTimeout))
+
+	It("7. the KBS's log names PCR8, and beside it the two acceptable values", func(ctx SpecContext) {
+		if !bed.Simulated {
+			Skip("the layout of a real Trustee's log differs between versions: the claims are asserted through the token instead")
+		}
+		token(ctx, name)
+		kbsPod, err := bed.Pods.WaitReady(ctx, testbed.KBSNamespace, pod.Labelled("app", "kbs"))
+		Expect(err).NotTo(HaveOccurred())
+		Eventually(ctx, func() (string, error) {
+			return bed.Pods.Logs(ctx, testbed.KBSNamespace, kbsPod.Name, "kbs", 64<<20)
+		}).WithTimeout(10 * time.Second).WithPolling(100 * time.Millisecond).Should(And(
+			ContainSubstring(fmt.Sprintf(`"tpm.pcr08": String(%q)`, expectedPCR8(raw))),
+			MatchRegexp(`"tpm\.pcr08": \[\s+"%s",\s+"%s",?\s+\]`, articlePCR8, expectedPCR8(raw)),
+		))
+	}, NodeTimeout(specTimeout))
+
+	Describe("8. the secret", func() {
+		released := func(ctx context.Context, podName string) {
+			GinkgoHelper()
+			By("inside the pod: the data hub hands it out")
+			r, err := exec(ctx, podName, resourceCommand(secretPath))
+			Expect(pod.Classify(r, err)).To(pod.BeAllowed())
+			// Compared as digests: a secret must not reach a report, not even in a failure.
+			Expect(fingerprint(r.Stdout)).To(Equal(fingerprint(secret)), "the pod got something else than the secret")
+			By("with the pod's token: the KBS releases it")
+			tok, key := token(ctx, podName)
+			got, err := kbsClient.GetResource(ctx, secretPath, tok, key)
+			Expect(kbs.Classify(err)).To(HaveField("Kind", kbs.Released), "%v", err)
+			Expect(fingerprint(string(got))).To(Equal(fingerprint(secret)))
+		}
+		refused := func(ctx context.Context, podName string) {
+			GinkgoHelper()
+			By("inside the pod: the data hub answers with an error")
+			r, err := exec(ctx, podName, askStatus)
+			Expect(pod.Classify(r, err)).To(pod.BeAllowed())
+			Expect(r.Stdout).To(Equal("500"))
+			By("with the pod's token: the KBS refuses, and says by which rule")
+			tok, key := token(ctx, podName)
+			_, err = kbsClient.GetResource(ctx, secretPath, tok, key)
+			outcome := kbs.Classify(err)
+			Expect(outcome.Kind).NotTo(Equal(kbs.Inconclusive), "%s: %v", pod.InconclusiveMark, err)
+			Expect(outcome).To(And(HaveField("Kind", kbs.Refused), HaveField("Type", "PolicyDeny")), "%v", err)
+		}
+
+		It("is released to the pod", func(ctx SpecContext) {
+			released(ctx, name)
+		}, NodeTimeout(specTimeout))
+
+		It("is refused to the same pod with one byte of init-data changed", func(ctx SpecContext) {
+			create(ctx, confidentialPod(ns, "changed", bed.Nginx, annotated(oneByteChanged(raw))))
+			becomesReady(ctx, ns, "changed")
+			refused(ctx, "changed")
+		}, NodeTimeout(specTimeout))
+
+		It("control: and is still released to the pod itself", func(ctx SpecContext) {
+			released(ctx, name)
+		}, NodeTimeout(specTimeout))
+
+		It("is refused to the same pod with a permissive policy", func(ctx SpecContext) {
+			create(ctx, confidentialPod(ns, "permissive", bed.Nginx, annotated(document(permissive))))
+			becomesReady(ctx, ns, "permissive")
+			By("control: the policy is permissive: ls runs")
+			r, err := exec(ctx, "permissive", "ls /")
+			Expect(pod.Classify(r, err)).To(pod.BeAllowed())
+			refused(ctx, "permissive")
+		}, NodeTimeout(specTimeout))
+
+		It("control: and is released again", func(ctx SpecContext) {
+			released(ctx, name)
+		}, NodeTimeout(specTimeout))
+	})
+})
+
+// The annotation of the article's time: base64 of the document, not compressed.
+var _ = Describe("the article's own encoding", Label("walkthrough"), func() {
+	It("is honoured where the platform still does: policy and measurement are the same", func(ctx SpecContext) {
+		if !bed.LegacyInitData {
+			Skip("Kata 4.1 and later ignore " + initdata.LegacyAnnotationKey + ", and this platform has no switch for it")
+		}
+		nonce := randomHex(16)
+		raw := document(articlePolicy(evidenceCommand(nonce)))
+		ns := namespace(ctx, "legacy")
+		create(ctx, confidentialPod(ns, "legacy", bed.Nginx, map[string]string{
+			initdata.LegacyAnnotationKey: base64.StdEncoding.EncodeToString(raw),
+		}))
+		becomesReady(ctx, ns, "legacy")
+		r, err := bed.Pods.Exec(ctx, ns, "legacy", "nginx", "ls")
+		Expect(pod.Classify(r, err)).To(pod.BeRefusedBy("ExecProcessRequest"))
+		By("control: whoami is allowed")
+		r, err = bed.Pods.Exec(ctx, ns, "legacy", "nginx", whoami)
+		Expect(pod.Classify(r, err)).To(pod.BeAllowed())
+		Expect(r.Stdout).To(Equal("root\n"))
+		r, err = bed.Pods.Exec(ctx, ns, "legacy", "nginx", strings.Fields(evidenceCommand(nonce))...)
+		Expect(pod.Classify(r, err)).To(pod.BeAllowed())
+		claims, err := evidence.Verify(bed.TEE, []byte(r.Stdout), []byte(nonce), evidence.Options{})
+		Expect(err).NotTo(HaveOccurred())
+		Expect(claims.PCR(8)).To(Equal(expectedPCR8(raw)))
+	}, NodeTimeout(specTimeout))
+})
+
+func fingerprint(s string) string {
+	sum := sha256.Sum256([]byte(s))
+	return hex.EncodeToString(sum[:])
+}
+
+// missingStep returns the first step of sequence that log does not have in
+// order, or "". A step that the policy refused is an error.
+func missingStep(log []simulation.RPC, sequence []string) (string, error) {
+	at := 0
+	for _, r := range log {
+		if at == len(sequence) {
+			break
+		}
+		if r.Method != sequence[at] {
+			continue
+		}
+		if r.Decision != "allowed" {
+			return "", fmt.Errorf("%s was %s: %s", r.Method, r.Decision, r.Code)
+		}
+		at++
+	}
+	if at == len(sequence) {
+		return "", nil
+	}
+	return fmt.Sprintf("%s (after %s)", sequence[at], strings.Join(sequence[:at], ", ")), nil
+}
