@@ -35,11 +35,17 @@ type kind struct {
 	ready, exec  []time.Duration
 }
 
-// Run measures t and writes the table to w.
-func Run(ctx context.Context, t *testbed.Testbed, log *progress.Log, w io.Writer) error {
+// Result is what a run measured.
+type Result struct {
+	runc, cc *kind
+	memory   memory
+}
+
+// Run measures t.
+func Run(ctx context.Context, t *testbed.Testbed, log *progress.Log) (*Result, error) {
 	ns, err := t.Pods.Namespace(ctx, "bench")
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer func() { _ = t.Pods.DeleteNamespace(context.WithoutCancel(ctx), ns) }()
 	runc, cc := &kind{name: "runc"}, &kind{name: t.RuntimeClass, runtimeClass: &t.RuntimeClass}
@@ -55,16 +61,13 @@ func Run(ctx context.Context, t *testbed.Testbed, log *progress.Log, w io.Writer
 		}
 		return nil
 	}); err != nil {
-		return err
+		return nil, err
 	}
-	var perGuest memory
-	if err := log.Do("bench: memory", func() (err error) {
-		perGuest, err = guestMemory(ctx, t, ns)
+	r := &Result{runc: runc, cc: cc}
+	return r, log.Do("bench: memory", func() (err error) {
+		r.memory, err = guestMemory(ctx, t, ns)
 		return err
-	}); err != nil {
-		return err
-	}
-	return table(w, runc, cc, perGuest, log.Phases())
+	})
 }
 
 func (k *kind) sample(ctx context.Context, t *testbed.Testbed, ns string, i int, count bool) error {
@@ -135,7 +138,9 @@ func median(d []time.Duration) time.Duration {
 	return (s[(len(s)-1)/2] + s[len(s)/2]) / 2
 }
 
-func table(w io.Writer, runc, cc *kind, m memory, phases []progress.Phase) error {
+// Write prints the result, and the phases of the run that it is from.
+func (r *Result) Write(w io.Writer, phases []progress.Phase) error {
+	runc, cc, m := r.runc, r.cc, r.memory
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintf(t, "\nmedian of %d pods, %d execs\trunc\t%s\tratio\n", len(runc.ready), len(runc.exec), cc.name)
 	row := func(what string, a, b []time.Duration) {

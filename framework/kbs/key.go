@@ -12,6 +12,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"io"
 	"math/big"
 
 	"github.com/go-jose/go-jose/v4"
@@ -144,8 +145,8 @@ func (k TEEKey) String() string {
 	return fmt.Sprintf("kbs.TEEKey(sha256 of public key %x)", sum[:8])
 }
 
-// GoString is String.
-func (k TEEKey) GoString() string { return k.String() }
+// Format is String under every verb.
+func (k TEEKey) Format(out fmt.State, _ rune) { _, _ = io.WriteString(out, k.String()) }
 
 // GomegaString is String; Gomega prints values with it.
 func (k TEEKey) GomegaString() string { return k.String() }

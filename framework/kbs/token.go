@@ -9,8 +9,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
-	"math"
 	"slices"
 	"time"
 
@@ -26,8 +26,8 @@ func (t Token) String() string {
 	return fmt.Sprintf("kbs.Token(%d bytes, sha256 %x)", len(t), sum[:8])
 }
 
-// GoString is String.
-func (t Token) GoString() string { return t.String() }
+// Format is String under every verb.
+func (t Token) Format(out fmt.State, _ rune) { _, _ = io.WriteString(out, t.String()) }
 
 // GomegaString is String; Gomega prints values with it.
 func (t Token) GomegaString() string { return t.String() }
@@ -160,7 +160,7 @@ func parseClaims(payload []byte) (*Claims, error) {
 			return nil, fmt.Errorf("%w: submods.%s is null", ErrTokenFormat, name)
 		}
 	}
-	if *known.Expires < 0 || *known.Expires > math.MaxInt32*64 {
+	if *known.Expires < 0 || *known.Expires > 1<<40 {
 		return nil, fmt.Errorf("%w: claim exp is no time", ErrTokenFormat)
 	}
 	claims.Issuer, claims.Profile, claims.Submods = known.Issuer, known.Profile, known.Submods

@@ -7,24 +7,26 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/coco-e2e/coco-e2e/framework/bench"
+	"github.com/coco-e2e/coco-e2e/framework/testbed"
 )
 
 func benchCommand() *cobra.Command {
 	return &cobra.Command{
-		Use: "bench", Short: "Measure pods, execs and memory on a fresh testbed, and print the phases' times", Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) (err error) {
+		Use: "bench", Short: "Run the suite, measure pods, execs and memory, and print that with the phases' times", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
 			o, err := options()
 			if err != nil {
 				return err
 			}
-			t, err := up(cmd.Context(), o)
-			if err != nil {
+			var result *bench.Result
+			err = runSuites(cmd, o, selection{keep: os.Getenv("KEEP") != ""}, func(t *testbed.Testbed) (err error) {
+				result, err = bench.Run(cmd.Context(), t, o.Progress)
+				return err
+			})
+			if result == nil {
 				return err
 			}
-			if os.Getenv("KEEP") == "" {
-				defer func() { err = errors.Join(err, down(o)) }()
-			}
-			return bench.Run(cmd.Context(), t, o.Progress, os.Stdout)
+			return errors.Join(err, result.Write(os.Stdout, o.Progress.Phases()))
 		},
 	}
 }

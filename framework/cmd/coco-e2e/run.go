@@ -36,8 +36,7 @@ func artifacts(elem ...string) string {
 }
 
 func runCommand() *cobra.Command {
-	var focus, label string
-	var keep bool
+	var s selection
 	cmd := &cobra.Command{
 		Use: "run", Short: "Bring up a testbed, run the suites on it, write the reports, take it away", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -45,16 +44,24 @@ func runCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return runSuites(cmd, o, focus, label, keep)
+			return runSuites(cmd, o, s, nil)
 		},
 	}
-	cmd.Flags().StringVar(&focus, "focus", os.Getenv("FOCUS"), "run only specs whose text matches this regular expression")
-	cmd.Flags().StringVar(&label, "label-filter", os.Getenv("LABELS"), "run only specs with these labels (Ginkgo's label filter)")
-	cmd.Flags().BoolVar(&keep, "keep", os.Getenv("KEEP") != "", "keep the cluster")
+	cmd.Flags().StringVar(&s.focus, "focus", os.Getenv("FOCUS"), "run only specs whose text matches this regular expression")
+	cmd.Flags().StringVar(&s.label, "label-filter", os.Getenv("LABELS"), "run only specs with these labels (Ginkgo's label filter)")
+	cmd.Flags().BoolVar(&s.keep, "keep", os.Getenv("KEEP") != "", "keep the cluster")
 	return cmd
 }
 
-func runSuites(cmd *cobra.Command, o testbed.Options, focus, label string, keep bool) (err error) {
+// selection says which specs run, and what stays afterwards.
+type selection struct {
+	focus, label string
+	keep         bool
+}
+
+// runSuites brings up a testbed, runs the suite and then, when it passed,
+// more; and takes the testbed away.
+func runSuites(cmd *cobra.Command, o testbed.Options, s selection, more func(*testbed.Testbed) error) (err error) {
 	begin := time.Now()
 	dir := artifacts()
 	if err := os.RemoveAll(dir); err != nil {
@@ -80,16 +87,19 @@ func runSuites(cmd *cobra.Command, o testbed.Options, focus, label string, keep 
 	if err != nil {
 		return err
 	}
-	if !keep {
+	if !s.keep {
 		defer func() { err = errors.Join(err, down(o), savePhases(o, dir)) }()
 	}
-	runErr := o.Progress.Do("suite: running", func() error { return ginkgo(o, binary, dir, focus, label) })
+	runErr := o.Progress.Do("suite: running", func() error { return ginkgo(o, binary, dir, s) })
 	if runErr != nil {
 		if err := t.ExportLogs(cmd.Context(), filepath.Join(dir, "node-logs")); err != nil {
 			fmt.Fprintln(os.Stderr, "coco-e2e: node logs:", err)
 		}
 	}
-	return errors.Join(runErr, summary(dir, o, keep, time.Since(begin)))
+	if runErr == nil && more != nil {
+		runErr = more(t)
+	}
+	return errors.Join(runErr, summary(dir, o, s.keep, time.Since(begin)))
 }
 
 func command(dir, name string, args ...string) *exec.Cmd {
@@ -100,7 +110,7 @@ func command(dir, name string, args ...string) *exec.Cmd {
 
 // ginkgo runs the suite. It takes part in the terminal's process group, so a
 // Ctrl-C reaches it directly and it ends its specs in order.
-func ginkgo(o testbed.Options, binary, dir, focus, label string) error {
+func ginkgo(o testbed.Options, binary, dir string, s selection) error {
 	args := []string{
 		"tool", "ginkgo", "run", "--procs", strconv.Itoa(max(2, min(4, runtime.NumCPU()))), "--randomize-all",
 		"--output-dir", dir, "--junit-report", "junit.xml", "--json-report", "report.json",
@@ -109,11 +119,11 @@ func ginkgo(o testbed.Options, binary, dir, focus, label string) error {
 	if !term.IsTerminal(int(os.Stdout.Fd())) {
 		args = append(args, "--no-color")
 	}
-	if focus != "" {
-		args = append(args, "--focus", focus)
+	if s.focus != "" {
+		args = append(args, "--focus", s.focus)
 	}
-	if label != "" {
-		args = append(args, "--label-filter", label)
+	if s.label != "" {
+		args = append(args, "--label-filter", s.label)
 	}
 	cmd := command(o.Root, "go", append(args, binary)...)
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr

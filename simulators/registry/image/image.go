@@ -4,8 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
-	"path/filepath"
 
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -14,7 +12,6 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/match"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/static"
-	"github.com/google/go-containerregistry/pkg/v1/tarball"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 )
 
@@ -72,21 +69,6 @@ func Size(img v1.Image) (int64, error) {
 		sum += l.Size
 	}
 	return sum, nil
-}
-
-// WriteArchive writes a docker-archive, which `ctr images import` takes, in the place of path.
-func WriteArchive(path string, tag name.Tag, img v1.Image) error {
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return fmt.Errorf("image archive: %w", err)
-	}
-	temporary := path + ".tmp"
-	if err := tarball.WriteToFile(temporary, tag, img); err != nil {
-		return errors.Join(fmt.Errorf("image archive %s: %w", path, err), os.Remove(temporary))
-	}
-	if err := os.Rename(temporary, path); err != nil {
-		return fmt.Errorf("image archive: %w", err)
-	}
-	return nil
 }
 
 // AddToLayout puts an image under a name into the OCI layout at dir, which it makes when there is none. Blobs of an image

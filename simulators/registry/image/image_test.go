@@ -3,6 +3,9 @@ package image
 import (
 	"archive/tar"
 	"bytes"
+	"crypto/sha256"
+	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -130,18 +133,39 @@ func TestWriteArchive(t *testing.T) {
 	if !bytes.Equal(files[0], files[1]) {
 		t.Error("the same image gives different archives")
 	}
+	digest, err := img.Digest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]string{
+		"oci-layout": `{"imageLayoutVersion":"1.0.0"}`, "manifest.json": `"RepoTags":["coco-e2e.local/kbs:dev"]`,
+		"index.json": `"digest":"` + digest.String() + `","annotations":{"io.containerd.image.name":"coco-e2e.local/kbs:dev"}`,
+	}
 	for r := tar.NewReader(bytes.NewReader(files[0])); ; {
 		h, err := r.Next()
+		if errors.Is(err, io.EOF) {
+			break
+		}
 		if err != nil {
-			t.Fatalf("no manifest.json: %v", err)
+			t.Fatal(err)
 		}
-		if h.Name == "manifest.json" {
-			text, err := io.ReadAll(r)
-			if err != nil || !strings.Contains(string(text), `"RepoTags":["coco-e2e.local/kbs:dev"]`) {
-				t.Errorf("manifest.json: %s %v", text, err)
+		content, err := io.ReadAll(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if hex, ok := strings.CutPrefix(h.Name, "blobs/sha256/"); ok {
+			if got := fmt.Sprintf("%x", sha256.Sum256(content)); got != hex {
+				t.Errorf("blob %s has the digest %s", hex, got)
 			}
-			return
+			continue
 		}
+		if !strings.Contains(string(content), want[h.Name]) || want[h.Name] == "" {
+			t.Errorf("%s: %s, want %q in it", h.Name, content, want[h.Name])
+		}
+		delete(want, h.Name)
+	}
+	if len(want) > 0 {
+		t.Errorf("missing: %v", want)
 	}
 }
 
