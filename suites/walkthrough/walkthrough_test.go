@@ -161,9 +161,13 @@ var _ = Describe("the article's walkthrough", Ordered, Label("walkthrough"), fun
 	It("3b. PCR8 of the pod's TPM, read from a verified quote, is the expected value", func(ctx SpecContext) {
 		r, err := exec(ctx, name, evidenceCommand(nonce))
 		Expect(pod.Classify(r, err)).To(pod.BeAllowed())
-		claims, err := evidence.Verify(bed.TEE, []byte(r.Stdout), []byte(nonce), evidence.Options{})
+		claims, err := evidence.Verify(bed.TEE, []byte(r.Stdout), []byte(nonce), trusted(ns, name))
 		Expect(err).NotTo(HaveOccurred())
 		Expect(claims.PCR(8)).To(Equal(expectedPCR8(raw)))
+
+		By("control: the same evidence does not answer another nonce")
+		_, err = evidence.Verify(bed.TEE, []byte(r.Stdout), []byte(randomHex(16)), trusted(ns, name))
+		Expect(err).To(MatchError(evidence.ErrNonce))
 	}, NodeTimeout(specTimeout))
 
 	It("4a. exec whoami prints root", func(ctx SpecContext) {
@@ -307,11 +311,23 @@ var _ = Describe("the article's own encoding", Label("walkthrough"), func() {
 		Expect(r.Stdout).To(Equal("root\n"))
 		r, err = bed.Pods.Exec(ctx, ns, "legacy", "nginx", strings.Fields(evidenceCommand(nonce))...)
 		Expect(pod.Classify(r, err)).To(pod.BeAllowed())
-		claims, err := evidence.Verify(bed.TEE, []byte(r.Stdout), []byte(nonce), evidence.Options{})
+		claims, err := evidence.Verify(bed.TEE, []byte(r.Stdout), []byte(nonce), trusted(ns, "legacy"))
 		Expect(err).NotTo(HaveOccurred())
 		Expect(claims.PCR(8)).To(Equal(expectedPCR8(raw)))
 	}, NodeTimeout(specTimeout))
 })
+
+// trusted accepts quotes of the pod's own TPM only, where the host side tells
+// its key; elsewhere a quote has to be consistent.
+func trusted(ns, podName string) evidence.Options {
+	GinkgoHelper()
+	if bed.NodeLogs == "" {
+		return evidence.Options{}
+	}
+	keys, err := simulation.AttestationKeys(bed.NodeLogs, ns, podName)
+	Expect(err).NotTo(HaveOccurred())
+	return evidence.Options{TrustedAKs: keys}
+}
 
 func fingerprint(s string) string {
 	sum := sha256.Sum256([]byte(s))

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"net"
 	"os"
@@ -19,6 +18,8 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
+
+	"github.com/coco-e2e/coco-e2e/framework/cluster/node"
 )
 
 // layOut fills the state directory: the node's /var and /etc, and the bundle
@@ -88,25 +89,8 @@ func copyTree(from, to string, share bool) error {
 				return err
 			}
 		}
-		return copyFile(p, target, info.Mode().Perm())
+		return node.CopyFile(p, target)
 	})
-}
-
-func copyFile(from, to string, mode fs.FileMode) error {
-	in, err := os.Open(from)
-	if err != nil {
-		return err
-	}
-	defer in.Close()
-	out, err := os.OpenFile(to, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, mode)
-	if err != nil {
-		return err
-	}
-	if _, err := io.Copy(out, in); err != nil {
-		out.Close()
-		return err
-	}
-	return out.Close()
 }
 
 // copyLogs copies regular files that can be read, and goes on past others.
@@ -123,7 +107,7 @@ func copyLogs(from, to string) error {
 		if err := os.MkdirAll(filepath.Dir(target), 0o755); err != nil {
 			return err
 		}
-		return copyFile(p, target, 0o644)
+		return node.CopyFile(p, target)
 	})
 }
 

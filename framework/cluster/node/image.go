@@ -207,7 +207,7 @@ func assemble(img *Image) error {
 }
 
 func installBusybox(r string) error {
-	if err := copyFile(busybox, filepath.Join(r, "bin/busybox")); err != nil {
+	if err := CopyFile(busybox, filepath.Join(r, "bin/busybox")); err != nil {
 		return err
 	}
 	list, err := exec.Command(busybox, "--list").Output()
@@ -225,7 +225,7 @@ func installBusybox(r string) error {
 	return nil
 }
 
-// KubePrograms are the names by which the kube program is called.
+// kubePrograms are the names by which the kube program is called.
 var kubePrograms = []string{"kubeadm", "kubectl", "kubelet"}
 
 func installPrograms(img *Image) error {
@@ -274,14 +274,15 @@ func CopyWithLibraries(path, root string) error {
 		if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
 			return err
 		}
-		if err := copyFile(f, to); err != nil {
+		if err := CopyFile(f, to); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func copyFile(from, to string) error {
+// CopyFile copies a regular file with its permissions.
+func CopyFile(from, to string) error {
 	in, err := os.Open(from)
 	if err != nil {
 		return err

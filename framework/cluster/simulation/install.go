@@ -3,7 +3,10 @@ package simulation
 import (
 	"bufio"
 	"context"
+	"crypto/rsa"
+	"crypto/x509"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -24,6 +27,7 @@ import (
 
 	"github.com/coco-e2e/coco-e2e/framework/cluster"
 	"github.com/coco-e2e/coco-e2e/framework/cluster/local"
+	"github.com/coco-e2e/coco-e2e/framework/cluster/node"
 	"github.com/coco-e2e/coco-e2e/manifests"
 )
 
@@ -71,9 +75,17 @@ func (p *Parts) Prepare(c *local.Cluster, dir string) error {
 	return nil
 }
 
-// snapshot hard-links from into to, so that a later build (which replaces
-// files, never writes into them) does not change a running node.
+// snapshot copies from into to, so that a later build does not change a running
+// node. Programs are hard links: the compiler replaces them and never writes
+// into them.
 func snapshot(from, to string) error {
+	compiled := map[string]bool{tpmProgram: true}
+	for _, p := range nodePrograms {
+		compiled[p] = true
+	}
+	for _, p := range guestPrograms {
+		compiled[filepath.Join(guestRoot, p)] = true
+	}
 	return filepath.WalkDir(from, func(p string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
@@ -83,13 +95,13 @@ func snapshot(from, to string) error {
 			return err
 		}
 		target := filepath.Join(to, rel)
-		if d.IsDir() {
+		switch {
+		case d.IsDir():
 			return os.MkdirAll(target, 0o755)
+		case compiled[rel]:
+			return os.Link(p, target)
 		}
-		if err := os.Link(p, target); err != nil {
-			return err
-		}
-		return nil
+		return node.CopyFile(p, target)
 	})
 }
 
@@ -215,4 +227,38 @@ func AgentLog(logs, namespace, podName string) ([]RPC, error) {
 		}
 	}
 	return out, nil
+}
+
+// AttestationKeys reads the public halves of the attestation keys that the TPMs
+// of a pod's guests were made with, as the host side wrote them down: quotes
+// that other keys signed are not of this pod's TPM.
+func AttestationKeys(logs, namespace, podName string) ([]*rsa.PublicKey, error) {
+	files, err := filepath.Glob(filepath.Join(logs, LogDir, namespace+"_"+podName+"_*", "tpm-ak.pem"))
+	if err != nil {
+		return nil, err
+	}
+	if len(files) == 0 {
+		return nil, fmt.Errorf("%w of pod %s/%s below %s", ErrNoGuestLog, namespace, podName, filepath.Join(logs, LogDir))
+	}
+	keys := []*rsa.PublicKey{}
+	for _, name := range files {
+		text, err := os.ReadFile(name)
+		if err != nil {
+			return nil, err
+		}
+		block, _ := pem.Decode(text)
+		if block == nil {
+			return nil, fmt.Errorf("%s: no PEM block", name)
+		}
+		key, err := x509.ParsePKIXPublicKey(block.Bytes)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", name, err)
+		}
+		k, ok := key.(*rsa.PublicKey)
+		if !ok {
+			return nil, fmt.Errorf("%s: a %T, want an RSA key", name, key)
+		}
+		keys = append(keys, k)
+	}
+	return keys, nil
 }

@@ -69,8 +69,14 @@ type Parts struct {
 	Images map[string]Image
 }
 
-// nodePrograms, guestPrograms and hostPrograms name each program's package and
-// the path where it is put.
+// Below NodePrograms: the guest image's root, and the TPM.
+const (
+	guestRoot  = "guest/rootfs"
+	tpmProgram = "bin/tpm"
+)
+
+// nodePrograms and guestPrograms name each program's package and the path,
+// below NodePrograms or the guest's root, where it is put.
 var (
 	nodePrograms = map[string]string{
 		"./simulators/shim/cmd":  "bin/containerd-shim-coco-sim-v2",
@@ -112,7 +118,7 @@ func (b *Builder) compile(ctx context.Context, p *Parts) error {
 	static := func(out, pkg string) error {
 		return b.goBuild(ctx, []string{"CGO_ENABLED=0"}, out, pkg, "-ldflags", "-s -w")
 	}
-	guest := filepath.Join(p.NodePrograms, "guest", "rootfs")
+	guest := filepath.Join(p.NodePrograms, guestRoot)
 	for pkg, to := range nodePrograms {
 		if err := static(filepath.Join(p.NodePrograms, to), pkg); err != nil {
 			return err
@@ -130,11 +136,11 @@ func (b *Builder) compile(ctx context.Context, p *Parts) error {
 		return err
 	}
 	// The TPM is C code; a node has no C library, so it is linked into it.
-	return b.goBuild(ctx, []string{"CGO_ENABLED=1"}, filepath.Join(p.NodePrograms, "bin/tpm"), "./simulators/tee/cmd",
+	return b.goBuild(ctx, []string{"CGO_ENABLED=1"}, filepath.Join(p.NodePrograms, tpmProgram), "./simulators/tee/cmd",
 		"-tags", "osusergo,netgo", "-ldflags", `-s -w -linkmode external -extldflags "-static"`)
 }
 
-// goBuild builds pkg to out, unless out is what the build would make anyway.
+// goBuild builds pkg to out.
 func (b *Builder) goBuild(ctx context.Context, env []string, out, pkg string, flags ...string) error {
 	args := append([]string{"build", "-trimpath", "-buildvcs=false", "-o", out}, flags...)
 	cmd := exec.CommandContext(ctx, "go", append(args, pkg)...)
@@ -164,7 +170,7 @@ func (b *Builder) output(ctx context.Context, argv ...string) ([]byte, error) {
 
 // guestImage lays out the guest's root beside the programs that compile put there.
 func (b *Builder) guestImage(ctx context.Context, p *Parts, img *node.Image) error {
-	root := filepath.Join(p.NodePrograms, "guest", "rootfs")
+	root := filepath.Join(p.NodePrograms, guestRoot)
 	for _, d := range []string{
 		"dev", "etc/kata-opa", "etc/ssl/certs", "proc", "root", "run", "sys", "tmp", "usr/sbin", "var/log/guest", "var/tmp", "lib", "bin", "sbin",
 	} {

@@ -21,7 +21,7 @@ var ErrClosed = errors.New("the TPM pool is closed")
 
 // Pool starts TPMs ahead of their use. Its fields must not change after the first use.
 type Pool struct {
-	// Program is run as PROGRAM --socket PATH --log PATH.
+	// Program is run as PROGRAM --socket PATH --log PATH --ak-public PATH.
 	Program string
 	// Size is how many TPMs are kept ready.
 	Size int

@@ -19,7 +19,7 @@ import (
 const fake = `#!/bin/sh
 [ ! -e "$0.broken" ] || { echo "no luck" >&2; exit 1; }
 [ ! -e "$0.gate" ] || read x < "$0.gate"
-: > "$2"; echo log > "$4"; echo READY
+: > "$2"; echo log > "$4"; echo key > "$6"; echo READY
 exec sleep 1000
 `
 

@@ -15,7 +15,8 @@ const startTimeout = 30 * time.Second
 
 // TPM is one running TPM.
 type TPM struct {
-	// Socket and Log are the paths of its socket and log.
+	// Socket and Log are the paths of its socket and log. Beside the log stands the public half of its attestation
+	// key (PEM): what the host side knows of this TPM, for whoever wants to tell its quotes from another's.
 	Socket, Log string
 
 	process *os.Process
@@ -47,7 +48,7 @@ func (p *Pool) launch(name string) (*TPM, error) {
 	if err != nil {
 		return nil, err
 	}
-	t.process, err = p.Spawn([]string{p.Program, "--socket", t.Socket, "--log", t.Log}, &Files{Stdout: write, Stderr: log})
+	t.process, err = p.Spawn([]string{p.Program, "--socket", t.Socket, "--log", t.Log, "--ak-public", akPath(t.Log)}, &Files{Stdout: write, Stderr: log})
 	write.Close()
 	if err != nil {
 		read.Close()
@@ -85,6 +86,9 @@ func (t *TPM) awaitReady() error {
 	return fmt.Errorf("it ended or wrote %q instead of READY: %s", strings.TrimSpace(line), last)
 }
 
+// akPath is where the attestation key's public half stands beside a log.
+func akPath(log string) string { return strings.TrimSuffix(log, ".log") + "-ak.pem" }
+
 // Move gives the TPM's socket and log new paths, where they stay connected to it.
 func (t *TPM) Move(socket, log string) error {
 	if err := os.Rename(t.Socket, socket); err != nil {
@@ -93,6 +97,9 @@ func (t *TPM) Move(socket, log string) error {
 	t.Socket = socket
 	if err := os.Rename(t.Log, log); err != nil {
 		return fmt.Errorf("move the TPM's log: %w", err)
+	}
+	if err := os.Rename(akPath(t.Log), akPath(log)); err != nil {
+		return fmt.Errorf("move the TPM's key: %w", err)
 	}
 	t.Log = ""
 	return nil
@@ -107,10 +114,11 @@ func (t *TPM) Kill() {
 }
 
 func (t *TPM) removeFiles() {
-	for _, path := range []string{t.Socket, t.Log} {
-		if path == "" {
-			continue
-		}
+	paths := []string{t.Socket}
+	if t.Log != "" {
+		paths = append(paths, t.Log, akPath(t.Log))
+	}
+	for _, path := range paths {
 		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			continue // its directory is removed as a whole later
 		}

@@ -20,8 +20,8 @@ import (
 
 func main() {
 	switch {
-	case len(os.Args) == 5 && os.Args[1] == "--socket":
-		tpm(os.Args[2], os.Args[4])
+	case len(os.Args) == 7 && os.Args[1] == "--socket":
+		tpm(os.Args[2], os.Args[4], os.Args[6])
 	case len(os.Args) == 2 && os.Args[1] == "child":
 		wait()
 	default:
@@ -44,12 +44,13 @@ func wait() {
 }
 
 // tpm answers every line with "tpm" and the line.
-func tpm(socket, log string) {
+func tpm(socket, log, key string) {
 	if _, err := os.Stat(filepath.Join(filepath.Dir(os.Args[0]), "break-tpm")); err == nil {
 		fmt.Fprintln(os.Stderr, "the fake TPM is broken")
 		os.Exit(1)
 	}
 	must(0, os.WriteFile(log, []byte("tpm log\n"), 0o644))
+	must(0, os.WriteFile(key, []byte("tpm key\n"), 0o644))
 	l := must(net.Listen("unix", socket))
 	fmt.Println("READY")
 	for {
