@@ -26,14 +26,27 @@ type Agent struct {
 	cgroupParent string
 	children     *children
 
+	// lifecycle is held while containers are made and removed, which may take
+	// as long as a pull; sandboxID and mounts belong to its holder.
+	lifecycle sync.Mutex
+	sandboxID string
+	mounts    []string // of storages, oldest first
+
+	// mu guards what follows, shortly: a stream or a signal must not wait for
+	// another container's pull.
 	mu         sync.Mutex
-	sandboxID  string
 	containers map[string]*container
-	mounts     []string // of storages, oldest first
 
 	// done is closed by DestroySandbox.
 	done     chan struct{}
 	doneOnce sync.Once
+}
+
+// find returns a container, or nil.
+func (a *Agent) find(id string) *container {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.containers[id]
 }
 
 // gate asks the policy about r and runs f when it allows it; the answer is

@@ -53,7 +53,7 @@ func runcFailed(err error) error {
 func errNoContainer() error { return status.Error(codes.Internal, "Invalid container id") }
 
 // createContainer makes the container's root and starts its first process,
-// which waits for StartContainer. The caller holds the lock.
+// which waits for StartContainer. The caller holds the lifecycle.
 func (a *Agent) createContainer(ctx context.Context, r *pb.CreateContainerRequest) error {
 	if !validID.MatchString(r.ContainerId) {
 		return fmt.Errorf("invalid container ID: %q", r.ContainerId)
@@ -61,7 +61,7 @@ func (a *Agent) createContainer(ctx context.Context, r *pb.CreateContainerReques
 	if r.OCI == nil {
 		return errors.New("EINVAL: Invalid argument: no OCI in the request")
 	}
-	if a.containers[r.ContainerId] != nil {
+	if a.find(r.ContainerId) != nil {
 		return fmt.Errorf("container %s exists", r.ContainerId)
 	}
 	bundle := filepath.Join(stateDir, r.ContainerId)
@@ -75,6 +75,8 @@ func (a *Agent) createContainer(ctx context.Context, r *pb.CreateContainerReques
 	if err != nil {
 		return errors.Join(err, a.removeStorages(bundle))
 	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
 	a.containers[r.ContainerId] = c
 	return nil
 }
@@ -100,7 +102,7 @@ func (a *Agent) runcCreate(ctx context.Context, r *pb.CreateContainerRequest, bu
 		return nil, err
 	}
 	pidFile := filepath.Join(bundle, "init.pid")
-	p := &process{}
+	p := &process{exited: make(chan struct{})}
 	pid, exit, err := a.children.start(func() (int, error) {
 		opts := &runc.CreateOpts{IO: st.io, PidFile: pidFile}
 		if st.socket != nil {
@@ -139,7 +141,7 @@ func readPID(path string) (int, error) {
 	return strconv.Atoi(strings.TrimSpace(string(b)))
 }
 
-// exec starts one more process in a container. The caller holds the lock.
+// exec starts one more process in a container.
 func (a *Agent) exec(ctx context.Context, c *container, r *pb.ExecProcessRequest) error {
 	if r.Process == nil {
 		return errors.New("Unable to parse process from ExecProcessRequest")
@@ -147,9 +149,38 @@ func (a *Agent) exec(ctx context.Context, c *container, r *pb.ExecProcessRequest
 	if !validID.MatchString(r.ExecId) {
 		return fmt.Errorf("invalid exec ID: %q", r.ExecId)
 	}
-	if c.processes[r.ExecId] != nil {
+	// The id is taken before the process runs: two requests cannot both have it.
+	p := &process{exited: make(chan struct{})}
+	if !a.claim(c, r.ExecId, p) {
 		return fmt.Errorf("exec %s exists", r.ExecId)
 	}
+	if err := a.runcExec(ctx, c, r, p); err != nil {
+		a.forget(c, r.ExecId)
+		return err
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	p.ready = true
+	return nil
+}
+
+func (a *Agent) claim(c *container, execID string, p *process) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if c.processes[execID] != nil {
+		return false
+	}
+	c.processes[execID] = p
+	return true
+}
+
+func (a *Agent) forget(c *container, execID string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	delete(c.processes, execID)
+}
+
+func (a *Agent) runcExec(ctx context.Context, c *container, r *pb.ExecProcessRequest, p *process) error {
 	spec, err := runtimeProcess(r.Process)
 	if err != nil {
 		return err
@@ -160,7 +191,6 @@ func (a *Agent) exec(ctx context.Context, c *container, r *pb.ExecProcessRequest
 	}
 	pidFile := filepath.Join(c.bundle, r.ExecId+".pid")
 	defer os.Remove(pidFile)
-	p := &process{}
 	pid, exit, err := a.children.start(func() (int, error) {
 		opts := &runc.ExecOpts{IO: st.io, PidFile: pidFile, Detach: true}
 		if st.socket != nil {
@@ -187,13 +217,14 @@ func (a *Agent) exec(ctx context.Context, c *container, r *pb.ExecProcessRequest
 		return err
 	}
 	p.watch(exit)
-	c.processes[r.ExecId] = p
 	return nil
 }
 
 // process finds one by the ids of a request; "" and the container's own id
 // name its first process.
 func (a *Agent) process(containerID, execID string) (*container, *process, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
 	c := a.containers[containerID]
 	if c == nil {
 		return nil, nil, status.Errorf(codes.InvalidArgument, "Invalid container id: %s", containerID)
@@ -204,7 +235,7 @@ func (a *Agent) process(containerID, execID string) (*container, *process, error
 		}
 		return c, c.init, nil
 	}
-	if p := c.processes[execID]; p != nil {
+	if p := c.processes[execID]; p != nil && p.ready {
 		return c, p, nil
 	}
 	return nil, nil, status.Errorf(codes.NotFound, "Invalid exec id: %s", execID)
@@ -263,18 +294,23 @@ func handles(pid int, s syscall.Signal) bool {
 	return true
 }
 
-// remove deletes a container and what was its own. The caller holds the lock.
+// remove deletes a container and what was its own. The caller holds the
+// lifecycle.
 func (a *Agent) remove(ctx context.Context, c *container) error {
 	err := runtime().Delete(ctx, c.id, &runc.DeleteOpts{Force: true})
 	if err != nil && gone(err) {
 		err = nil
 	}
+	a.mu.Lock()
 	if c.init != nil {
 		c.init.close()
 	}
 	for _, p := range c.processes {
-		p.close()
+		if p.ready {
+			p.close()
+		}
 	}
 	delete(a.containers, c.id)
+	a.mu.Unlock()
 	return errors.Join(err, a.removeStorages(c.bundle))
 }

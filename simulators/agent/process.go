@@ -18,6 +18,9 @@ import (
 // process is a process of a container: its first one, or one that was execed.
 type process struct {
 	pid int
+	// ready says that all that is here is set; the agent's mu guards it. Until
+	// then nobody but who starts the process may look at it.
+	ready bool
 	// Of a process without a terminal.
 	stdin          io.WriteCloser
 	stdout, stderr *os.File
@@ -33,7 +36,6 @@ type process struct {
 
 // watch waits for the exit; the streams then end soon, whoever still holds them.
 func (p *process) watch(exit <-chan int) {
-	p.exited = make(chan struct{})
 	go func() {
 		p.code = <-exit
 		close(p.exited)

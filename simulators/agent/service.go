@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/containerd/go-runc"
@@ -37,16 +39,25 @@ func (health) Version(context.Context, *pb.CheckRequest) (*pb.VersionCheckRespon
 	return &pb.VersionCheckResponse{GrpcVersion: "0.0.1", AgentVersion: Version}, nil
 }
 
-// locked makes a handler of f that runs under the agent's lock.
+// locked makes a handler of f that holds the lifecycle.
 func locked[Q any](a *Agent, f func(context.Context, Q) error) func(context.Context, Q) (*empty, error) {
 	return func(ctx context.Context, r Q) (*empty, error) {
-		a.mu.Lock()
-		defer a.mu.Unlock()
-		if err := f(ctx, r); err != nil {
-			return nil, internal(err)
-		}
-		return &empty{}, nil
+		a.lifecycle.Lock()
+		defer a.lifecycle.Unlock()
+		return done(f(ctx, r))
 	}
+}
+
+// plain makes a handler of f that holds nothing.
+func plain[Q any](f func(context.Context, Q) error) func(context.Context, Q) (*empty, error) {
+	return func(ctx context.Context, r Q) (*empty, error) { return done(f(ctx, r)) }
+}
+
+func done(err error) (*empty, error) {
+	if err != nil {
+		return nil, internal(err)
+	}
+	return &empty{}, nil
 }
 
 // CreateSandbox implements grpc.AgentService.
@@ -78,7 +89,10 @@ func (a *Agent) CreateSandbox(ctx context.Context, r *pb.CreateSandboxRequest) (
 func (a *Agent) DestroySandbox(ctx context.Context, r *pb.DestroySandboxRequest) (*empty, error) {
 	return gate(ctx, a, "DestroySandbox", r, locked(a, func(ctx context.Context, _ *pb.DestroySandboxRequest) error {
 		var errs []error
-		for _, c := range a.containers {
+		a.mu.Lock()
+		all := slices.Collect(maps.Values(a.containers))
+		a.mu.Unlock()
+		for _, c := range all {
 			errs = append(errs, a.remove(ctx, c))
 		}
 		a.doneOnce.Do(func() { close(a.done) })
@@ -94,7 +108,7 @@ func (a *Agent) CreateContainer(ctx context.Context, r *pb.CreateContainerReques
 // StartContainer implements grpc.AgentService.
 func (a *Agent) StartContainer(ctx context.Context, r *pb.StartContainerRequest) (*empty, error) {
 	return gate(ctx, a, "StartContainer", r, locked(a, func(ctx context.Context, r *pb.StartContainerRequest) error {
-		if a.containers[r.ContainerId] == nil {
+		if a.find(r.ContainerId) == nil {
 			return errNoContainer()
 		}
 		return runtime().Start(ctx, r.ContainerId)
@@ -104,7 +118,7 @@ func (a *Agent) StartContainer(ctx context.Context, r *pb.StartContainerRequest)
 // RemoveContainer implements grpc.AgentService.
 func (a *Agent) RemoveContainer(ctx context.Context, r *pb.RemoveContainerRequest) (*empty, error) {
 	return gate(ctx, a, "RemoveContainer", r, locked(a, func(ctx context.Context, r *pb.RemoveContainerRequest) error {
-		c := a.containers[r.ContainerId]
+		c := a.find(r.ContainerId)
 		if c == nil {
 			return errNoContainer()
 		}
@@ -114,8 +128,8 @@ func (a *Agent) RemoveContainer(ctx context.Context, r *pb.RemoveContainerReques
 
 // ExecProcess implements grpc.AgentService.
 func (a *Agent) ExecProcess(ctx context.Context, r *pb.ExecProcessRequest) (*empty, error) {
-	return gate(ctx, a, "ExecProcess", r, locked(a, func(ctx context.Context, r *pb.ExecProcessRequest) error {
-		c := a.containers[r.ContainerId]
+	return gate(ctx, a, "ExecProcess", r, plain(func(ctx context.Context, r *pb.ExecProcessRequest) error {
+		c := a.find(r.ContainerId)
 		if c == nil {
 			return errNoContainer()
 		}
@@ -125,7 +139,7 @@ func (a *Agent) ExecProcess(ctx context.Context, r *pb.ExecProcessRequest) (*emp
 
 // SignalProcess implements grpc.AgentService.
 func (a *Agent) SignalProcess(ctx context.Context, r *pb.SignalProcessRequest) (*empty, error) {
-	return gate(ctx, a, "SignalProcess", r, locked(a, func(ctx context.Context, r *pb.SignalProcessRequest) error {
+	return gate(ctx, a, "SignalProcess", r, plain(func(ctx context.Context, r *pb.SignalProcessRequest) error {
 		c, p, err := a.process(r.ContainerId, r.ExecId)
 		if err != nil {
 			return err
@@ -134,16 +148,10 @@ func (a *Agent) SignalProcess(ctx context.Context, r *pb.SignalProcessRequest) (
 	}))
 }
 
-func (a *Agent) lookUp(containerID, execID string) (*container, *process, error) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.process(containerID, execID)
-}
-
 // WaitProcess returns the exit code once; the process is then forgotten.
 func (a *Agent) WaitProcess(ctx context.Context, r *pb.WaitProcessRequest) (*pb.WaitProcessResponse, error) {
 	return gate(ctx, a, "WaitProcess", r, func(ctx context.Context, r *pb.WaitProcessRequest) (*pb.WaitProcessResponse, error) {
-		c, p, err := a.lookUp(r.ContainerId, r.ExecId)
+		c, p, err := a.process(r.ContainerId, r.ExecId)
 		if err != nil {
 			return nil, err
 		}
@@ -152,10 +160,8 @@ func (a *Agent) WaitProcess(ctx context.Context, r *pb.WaitProcessRequest) (*pb.
 		case <-ctx.Done():
 			return nil, internal(ctx.Err())
 		}
-		a.mu.Lock()
-		defer a.mu.Unlock()
 		if p != c.init {
-			delete(c.processes, r.ExecId)
+			a.forget(c, r.ExecId)
 			p.close()
 		}
 		return &pb.WaitProcessResponse{Status: int32(p.code)}, nil
@@ -165,7 +171,7 @@ func (a *Agent) WaitProcess(ctx context.Context, r *pb.WaitProcessRequest) (*pb.
 // readStream reads first and asks then: a refusal only empties the answer
 // (Kata src/agent/src/rpc.rs, read_stdout).
 func (a *Agent) readStream(ctx context.Context, method string, r *pb.ReadStreamRequest, of func(*process) *os.File) (*pb.ReadStreamResponse, error) {
-	_, p, err := a.lookUp(r.ContainerId, r.ExecId)
+	_, p, err := a.process(r.ContainerId, r.ExecId)
 	if err != nil {
 		return nil, internal(err)
 	}
@@ -195,7 +201,7 @@ func (a *Agent) ReadStderr(ctx context.Context, r *pb.ReadStreamRequest) (*pb.Re
 // WriteStdin implements grpc.AgentService.
 func (a *Agent) WriteStdin(ctx context.Context, r *pb.WriteStreamRequest) (*pb.WriteStreamResponse, error) {
 	return gate(ctx, a, "WriteStdin", r, func(_ context.Context, r *pb.WriteStreamRequest) (*pb.WriteStreamResponse, error) {
-		_, p, err := a.lookUp(r.ContainerId, r.ExecId)
+		_, p, err := a.process(r.ContainerId, r.ExecId)
 		if err != nil {
 			return nil, internal(err)
 		}
@@ -208,7 +214,7 @@ func (a *Agent) WriteStdin(ctx context.Context, r *pb.WriteStreamRequest) (*pb.W
 
 // CloseStdin implements grpc.AgentService.
 func (a *Agent) CloseStdin(ctx context.Context, r *pb.CloseStdinRequest) (*empty, error) {
-	return gate(ctx, a, "CloseStdin", r, locked(a, func(_ context.Context, r *pb.CloseStdinRequest) error {
+	return gate(ctx, a, "CloseStdin", r, plain(func(_ context.Context, r *pb.CloseStdinRequest) error {
 		_, p, err := a.process(r.ContainerId, r.ExecId)
 		if err == nil {
 			p.closeStdin()
@@ -219,7 +225,7 @@ func (a *Agent) CloseStdin(ctx context.Context, r *pb.CloseStdinRequest) (*empty
 
 // TtyWinResize implements grpc.AgentService.
 func (a *Agent) TtyWinResize(ctx context.Context, r *pb.TtyWinResizeRequest) (*empty, error) {
-	return gate(ctx, a, "TtyWinResize", r, locked(a, func(_ context.Context, r *pb.TtyWinResizeRequest) error {
+	return gate(ctx, a, "TtyWinResize", r, plain(func(_ context.Context, r *pb.TtyWinResizeRequest) error {
 		_, p, err := a.process(r.ContainerId, r.ExecId)
 		if err != nil {
 			return err
@@ -231,7 +237,7 @@ func (a *Agent) TtyWinResize(ctx context.Context, r *pb.TtyWinResizeRequest) (*e
 // UpdateContainer implements grpc.AgentService.
 func (a *Agent) UpdateContainer(ctx context.Context, r *pb.UpdateContainerRequest) (*empty, error) {
 	return gate(ctx, a, "UpdateContainer", r, locked(a, func(ctx context.Context, r *pb.UpdateContainerRequest) error {
-		if a.containers[r.ContainerId] == nil {
+		if a.find(r.ContainerId) == nil {
 			return errNoContainer()
 		}
 		res := runtimeResources(r.Resources)
@@ -255,7 +261,7 @@ func (a *Agent) ResumeContainer(ctx context.Context, r *pb.ResumeContainerReques
 }
 
 func (a *Agent) known(id string, f func(*runc.Runc) error) error {
-	if a.containers[id] == nil {
+	if a.find(id) == nil {
 		return errNoContainer()
 	}
 	return f(runtime())
@@ -312,9 +318,7 @@ func (a *Agent) GetDiagnosticData(ctx context.Context, r *pb.GetDiagnosticDataRe
 		if r.LogType != "termination_log" {
 			return nil, status.Errorf(codes.InvalidArgument, "unsupported diagnostic log_type: %s", r.LogType)
 		}
-		a.mu.Lock()
-		defer a.mu.Unlock()
-		c := a.containers[r.ContainerId]
+		c := a.find(r.ContainerId)
 		if c == nil {
 			return nil, errNoContainer()
 		}

@@ -86,7 +86,7 @@ func (a *Agent) namespaces(r *pb.CreateContainerRequest) []specs.LinuxNamespace 
 		}
 	}
 	pid := specs.LinuxNamespace{Type: specs.PIDNamespace}
-	if pause := a.containers[a.sandboxID]; r.SandboxPidns && pause != nil {
+	if pause := a.find(a.sandboxID); r.SandboxPidns && pause != nil {
 		pid.Path = fmt.Sprintf("/proc/%d/ns/pid", pause.init.pid)
 	}
 	return append(out, pid)

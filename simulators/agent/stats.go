@@ -14,9 +14,7 @@ import (
 // StatsContainer implements grpc.AgentService.
 func (a *Agent) StatsContainer(ctx context.Context, r *pb.StatsContainerRequest) (*pb.StatsContainerResponse, error) {
 	return gate(ctx, a, "StatsContainer", r, func(context.Context, *pb.StatsContainerRequest) (*pb.StatsContainerResponse, error) {
-		a.mu.Lock()
-		c := a.containers[r.ContainerId]
-		a.mu.Unlock()
+		c := a.find(r.ContainerId)
 		if c == nil {
 			return nil, errNoContainer()
 		}
