@@ -5,8 +5,16 @@ import (
 	"testing"
 )
 
-func TestFromEnvironment(t *testing.T) {
+// environment sets what FromEnvironment reads to nothing, but for the cache.
+func environment(t *testing.T) {
+	for _, name := range []string{"CLUSTER", "CLUSTER_NAME", "WORKLOAD_IMAGE", "COCO_E2E_ROOT"} {
+		t.Setenv(name, "")
+	}
 	t.Setenv("COCO_E2E_CACHE", t.TempDir())
+}
+
+func TestFromEnvironment(t *testing.T) {
+	environment(t)
 	for cluster, wantErr := range map[string]string{"": "", "local": "", "kind": "not built yet", "existing": "not built yet", "moon": "unknown provider"} {
 		t.Setenv("CLUSTER", cluster)
 		o, err := FromEnvironment()
@@ -28,7 +36,7 @@ func TestExistingWithoutACluster(t *testing.T) {
 }
 
 func TestWorkloadImageHasToBePinned(t *testing.T) {
-	t.Setenv("COCO_E2E_CACHE", t.TempDir())
+	environment(t)
 	const digest = "@sha256:e56797eab4a5300158cc015296229e13a390f82bfc88803f45b08912fd5e3348"
 	for image, ok := range map[string]bool{
 		"": true, "docker.io/library/nginx" + digest: true, "docker.io/library/nginx:1": false, "nginx" + digest: false,
