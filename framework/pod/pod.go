@@ -71,8 +71,8 @@ func (c *Client) Namespace(ctx context.Context, prefix string) (string, error) {
 	}
 }
 
-// DeleteNamespace deletes a namespace and all that is in it, and waits until
-// its pods are gone.
+// DeleteNamespace asks for a namespace and all that is in it to be deleted, and
+// does not wait for that. One that is not there is no error.
 func (c *Client) DeleteNamespace(ctx context.Context, name string) error {
 	err := c.Kube.CoreV1().Namespaces().Delete(ctx, name, metav1.DeleteOptions{})
 	if err != nil && !apierrors.IsNotFound(err) {

@@ -128,7 +128,7 @@ var capabilities = sync.OnceValue(func() *ast.Capabilities {
 	c := ast.CapabilitiesForThisVersion()
 	lacks := []string{
 		"time.", "net.", "http.", "glob.", "hex.", "yaml.", "urlquery.", "semver.", "uuid.", "crypto.", "io.jwt.", "graph.", "json.match_schema",
-		"json.verify_schema", "graphql.", "opa.", "rego.", "providers.", "rand.", "trace", "strings.render_template", "units.", "internal.test_case",
+		"json.verify_schema", "graphql.", "opa.", "rego.", "providers.", "rand.", "trace", "strings.render_template", "internal.test_case",
 	}
 	c.Builtins = slices.DeleteFunc(c.Builtins, func(b *ast.Builtin) bool {
 		return slices.ContainsFunc(lacks, func(p string) bool { return strings.HasPrefix(b.Name, p) })

@@ -1,0 +1,50 @@
+package bench
+
+import (
+	"bytes"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/coco-e2e/coco-e2e/framework/progress"
+)
+
+func TestMedian(t *testing.T) {
+	for _, c := range []struct {
+		in   []time.Duration
+		want time.Duration
+	}{
+		{nil, 0},
+		{[]time.Duration{3}, 3},
+		{[]time.Duration{5, 1, 3}, 3},
+		{[]time.Duration{8, 2, 4, 6}, 5},
+	} {
+		if got := median(c.in); got != c.want {
+			t.Errorf("median of %v: %v, want %v", c.in, got, c.want)
+		}
+	}
+}
+
+func TestTable(t *testing.T) {
+	r := &Result{
+		runc: &kind{name: "runc", ready: []time.Duration{400 * time.Millisecond}, exec: []time.Duration{50 * time.Millisecond}},
+		cc:   &kind{name: "kata-cc", ready: []time.Duration{600 * time.Millisecond}, exec: []time.Duration{50 * time.Millisecond}},
+	}
+	var out bytes.Buffer
+	if err := r.Write(&out, []progress.Phase{{Name: "node: start", Seconds: 0.1}}); err != nil {
+		t.Fatal(err)
+	}
+	lines := strings.Split(out.String(), "\n")
+	if got := strings.Fields(lines[2]); strings.Join(got, " ") != "create to Ready 400 ms 600 ms 1.50" {
+		t.Errorf("row %q", got)
+	}
+}
+
+func TestField(t *testing.T) {
+	if n, err := field("/proc/meminfo", "MemTotal:"); err != nil || n < 1<<20 {
+		t.Errorf("MemTotal: %d, %v", n, err)
+	}
+	if _, err := field("/proc/meminfo", "NoSuchField:"); err == nil {
+		t.Error("a field that is not there was read")
+	}
+}

@@ -1,0 +1,39 @@
+package main
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/onsi/ginkgo/v2/types"
+)
+
+func TestCountSpecs(t *testing.T) {
+	spec := func(node types.NodeType, state types.SpecState, message string) types.SpecReport {
+		return types.SpecReport{LeafNodeType: node, State: state, Failure: types.Failure{Message: message}}
+	}
+	b, err := json.Marshal([]types.Report{{SpecReports: types.SpecReports{
+		spec(types.NodeTypeIt, types.SpecStatePassed, ""),
+		spec(types.NodeTypeIt, types.SpecStatePassed, ""),
+		spec(types.NodeTypeIt, types.SpecStateFailed, "Expected 1 to equal 2"),
+		spec(types.NodeTypeIt, types.SpecStateFailed, "INCONCLUSIVE: connection refused"),
+		spec(types.NodeTypeIt, types.SpecStateSkipped, ""),
+		spec(types.NodeTypeBeforeSuite, types.SpecStatePassed, ""),
+		spec(types.NodeTypeBeforeSuite, types.SpecStateFailed, "no cluster"), // set-up that fails is a failure
+	}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	report := filepath.Join(t.TempDir(), "report.json")
+	if err := os.WriteFile(report, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	got, err := countSpecs(report)
+	if want := (counts{Passed: 2, Failed: 2, Inconclusive: 1, Skipped: 1}); err != nil || got != want {
+		t.Errorf("got %+v, %v, want %+v", got, err, want)
+	}
+	if _, err := countSpecs(filepath.Join(t.TempDir(), "none")); err == nil {
+		t.Error("no report was counted")
+	}
+}
