@@ -35,7 +35,7 @@ type container struct {
 // runcLog is where runc says what went wrong.
 const runcLog = "/run/runc.log"
 
-func runtime() *runc.Runc {
+func newRunc() *runc.Runc {
 	return &runc.Runc{Root: "/run/runc", Log: runcLog, LogFormat: runc.JSON}
 }
 
@@ -108,7 +108,7 @@ func (a *Agent) runcCreate(ctx context.Context, r *pb.CreateContainerRequest, bu
 		if st.socket != nil {
 			opts.ConsoleSocket = st.socket
 		}
-		if err := runtime().Create(ctx, r.ContainerId, bundle, opts); err != nil {
+		if err := newRunc().Create(ctx, r.ContainerId, bundle, opts); err != nil {
 			return 0, err
 		}
 		return readPID(pidFile)
@@ -196,7 +196,7 @@ func (a *Agent) runcExec(ctx context.Context, c *container, r *pb.ExecProcessReq
 		if st.socket != nil {
 			opts.ConsoleSocket = st.socket
 		}
-		if err := runtime().Exec(ctx, c.id, *spec, opts); err != nil {
+		if err := newRunc().Exec(ctx, c.id, *spec, opts); err != nil {
 			return 0, err
 		}
 		return readPID(pidFile)
@@ -256,7 +256,7 @@ func (a *Agent) signal(ctx context.Context, c *container, p *process, n uint32) 
 		s = unix.SIGKILL
 	}
 	if p == c.init && s == unix.SIGKILL {
-		err := runtime().Kill(ctx, c.id, int(s), &runc.KillOpts{All: true})
+		err := newRunc().Kill(ctx, c.id, int(s), &runc.KillOpts{All: true})
 		if err == nil || gone(err) {
 			return nil
 		}
@@ -297,7 +297,7 @@ func handles(pid int, s syscall.Signal) bool {
 // remove deletes a container and what was its own. The caller holds the
 // lifecycle.
 func (a *Agent) remove(ctx context.Context, c *container) error {
-	err := runtime().Delete(ctx, c.id, &runc.DeleteOpts{Force: true})
+	err := newRunc().Delete(ctx, c.id, &runc.DeleteOpts{Force: true})
 	if err != nil && gone(err) {
 		err = nil
 	}

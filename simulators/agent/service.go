@@ -17,7 +17,6 @@ import (
 	"google.golang.org/protobuf/types/known/emptypb"
 
 	pb "github.com/coco-e2e/coco-e2e/framework/agentapi/agentpb"
-	"github.com/coco-e2e/coco-e2e/framework/agentapi/agentpb/typespb"
 	"github.com/coco-e2e/coco-e2e/framework/policy"
 )
 
@@ -111,7 +110,7 @@ func (a *Agent) StartContainer(ctx context.Context, r *pb.StartContainerRequest)
 		if a.find(r.ContainerId) == nil {
 			return errNoContainer()
 		}
-		return runtime().Start(ctx, r.ContainerId)
+		return newRunc().Start(ctx, r.ContainerId)
 	}))
 }
 
@@ -242,7 +241,7 @@ func (a *Agent) UpdateContainer(ctx context.Context, r *pb.UpdateContainerReques
 		}
 		res := runtimeResources(r.Resources)
 		res.Devices = nil
-		return runtime().Update(ctx, r.ContainerId, res)
+		return newRunc().Update(ctx, r.ContainerId, res)
 	}))
 }
 
@@ -264,7 +263,7 @@ func (a *Agent) known(id string, f func(*runc.Runc) error) error {
 	if a.find(id) == nil {
 		return errNoContainer()
 	}
-	return f(runtime())
+	return f(newRunc())
 }
 
 // GetGuestDetails implements grpc.AgentService.
@@ -386,36 +385,12 @@ func (a *Agent) MemAgentCompactSet(ctx context.Context, r *pb.MemAgentCompactCon
 	return gate(ctx, a, "MemAgentCompactSet", r, lacks[*pb.MemAgentCompactConfig, *empty]("mem-agent"))
 }
 
-func (a *Agent) UpdateInterface(ctx context.Context, r *pb.UpdateInterfaceRequest) (*typespb.Interface, error) {
-	return gate(ctx, a, "UpdateInterface", r, lacks[*pb.UpdateInterfaceRequest, *typespb.Interface]("network device of its own: its network is the pod's"))
-}
-
-func (a *Agent) UpdateRoutes(ctx context.Context, r *pb.UpdateRoutesRequest) (*pb.Routes, error) {
-	return gate(ctx, a, "UpdateRoutes", r, lacks[*pb.UpdateRoutesRequest, *pb.Routes]("network device of its own: its network is the pod's"))
-}
-
-func (a *Agent) ListInterfaces(ctx context.Context, r *pb.ListInterfacesRequest) (*pb.Interfaces, error) {
-	return gate(ctx, a, "ListInterfaces", r, lacks[*pb.ListInterfacesRequest, *pb.Interfaces]("network device of its own: its network is the pod's"))
-}
-
-func (a *Agent) ListRoutes(ctx context.Context, r *pb.ListRoutesRequest) (*pb.Routes, error) {
-	return gate(ctx, a, "ListRoutes", r, lacks[*pb.ListRoutesRequest, *pb.Routes]("network device of its own: its network is the pod's"))
-}
-
-func (a *Agent) AddARPNeighbors(ctx context.Context, r *pb.AddARPNeighborsRequest) (*empty, error) {
-	return gate(ctx, a, "AddARPNeighbors", r, lacks[*pb.AddARPNeighborsRequest, *empty]("network device of its own: its network is the pod's"))
-}
-
 func (a *Agent) GetIPTables(ctx context.Context, r *pb.GetIPTablesRequest) (*pb.GetIPTablesResponse, error) {
 	return gate(ctx, a, "GetIPTables", r, lacks[*pb.GetIPTablesRequest, *pb.GetIPTablesResponse]("iptables"))
 }
 
 func (a *Agent) SetIPTables(ctx context.Context, r *pb.SetIPTablesRequest) (*pb.SetIPTablesResponse, error) {
 	return gate(ctx, a, "SetIPTables", r, lacks[*pb.SetIPTablesRequest, *pb.SetIPTablesResponse]("iptables"))
-}
-
-func (a *Agent) GetMetrics(ctx context.Context, r *pb.GetMetricsRequest) (*pb.Metrics, error) {
-	return gate(ctx, a, "GetMetrics", r, lacks[*pb.GetMetricsRequest, *pb.Metrics]("metrics yet"))
 }
 
 func (a *Agent) GetVolumeStats(ctx context.Context, r *pb.VolumeStatsRequest) (*pb.VolumeStatsResponse, error) {
