@@ -209,3 +209,56 @@ func TestReadInitData(t *testing.T) {
 		t.Errorf("another disk: %v, %v", doc, err)
 	}
 }
+
+func TestCopyFileFollowsNoLinkOut(t *testing.T) {
+	dir, outside := t.TempDir(), t.TempDir()
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer root.Close()
+	uid, gid := int32(os.Getuid()), int32(os.Getgid())
+	for _, r := range []*pb.CopyFileRequest{
+		{FileMode: 0o120777, Data: []byte(outside), Uid: uid, Gid: gid},
+		{FileMode: 0o120777, Data: []byte("../../../.."), Uid: uid, Gid: gid},
+	} {
+		if err := copyInto(root, "link", r); err != nil {
+			t.Fatal(err)
+		}
+		file := &pb.CopyFileRequest{FileMode: 0o100644, FileSize: 1, Data: []byte("x"), Uid: uid, Gid: gid}
+		if err := copyInto(root, "link/file", file); err == nil {
+			t.Errorf("wrote through a link to %q", r.Data)
+		}
+	}
+	if left, err := os.ReadDir(outside); err != nil || len(left) != 0 {
+		t.Errorf("outside: %v, %v", left, err)
+	}
+}
+
+func TestCopyFileInChunks(t *testing.T) {
+	dir := t.TempDir()
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer root.Close()
+	chunk := func(offset int64, data string) {
+		t.Helper()
+		r := &pb.CopyFileRequest{FileMode: 0o100640, FileSize: 5, Offset: offset, Data: []byte(data), Uid: int32(os.Getuid()), Gid: int32(os.Getgid())}
+		if err := copyInto(root, "d/file.txt", r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	chunk(0, "abc")
+	if _, err := root.Stat("d/file.txt"); err == nil {
+		t.Error("half a file is in its place")
+	}
+	chunk(3, "de")
+	b, err := root.ReadFile("d/file.txt")
+	if err != nil || string(b) != "abcde" {
+		t.Errorf("%q, %v", b, err)
+	}
+	if st, err := root.Stat("d/file.txt"); err != nil || st.Mode() != 0o640 {
+		t.Errorf("mode %v, %v", st.Mode(), err)
+	}
+}

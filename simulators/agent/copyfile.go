@@ -59,33 +59,57 @@ func (a *Agent) CopyFile(ctx context.Context, r *pb.CopyFileRequest) (*empty, er
 	})
 }
 
+// copyFile works below sharedDir only: the root that it opens there follows no
+// link that leads out, whatever was copied before.
 func copyFile(r *pb.CopyFileRequest) error {
 	if !inside(r.Path) {
 		return fmt.Errorf("removing %s prefix from %s: prefix not found", sharedDir, r.Path)
 	}
-	if err := parents(r); err != nil {
+	if err := os.MkdirAll(sharedDir, 0o755); err != nil {
 		return err
 	}
-	mode := os.FileMode(r.FileMode & 0o777)
+	root, err := os.OpenRoot(sharedDir)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	return copyInto(root, strings.TrimPrefix(r.Path, sharedDir), r)
+}
+
+func copyInto(root *os.Root, path string, r *pb.CopyFileRequest) error {
+	if err := parents(root, path, r); err != nil {
+		return err
+	}
 	switch r.FileMode & unix.S_IFMT {
 	case unix.S_IFDIR:
-		if err := os.MkdirAll(r.Path, 0o755); err != nil {
+		if err := root.MkdirAll(path, 0o755); err != nil {
 			return err
 		}
-		if err := os.Chown(r.Path, int(r.Uid), int(r.Gid)); err != nil {
+		if err := root.Chown(path, int(r.Uid), int(r.Gid)); err != nil {
 			return err
 		}
-		return unix.Chmod(r.Path, r.FileMode&0o7777)
+		return root.Chmod(path, permissions(r.FileMode))
 	case unix.S_IFLNK:
-		if err := os.RemoveAll(r.Path); err != nil {
+		if err := root.RemoveAll(path); err != nil {
 			return err
 		}
-		if err := os.Symlink(string(r.Data), r.Path); err != nil {
+		if err := root.Symlink(string(r.Data), path); err != nil {
 			return err
 		}
-		return os.Lchown(r.Path, int(r.Uid), int(r.Gid))
+		return root.Lchown(path, int(r.Uid), int(r.Gid))
 	}
-	return writeChunk(r, mode)
+	return writeChunk(root, path, r)
+}
+
+// permissions are the permission bits of a Unix mode, with its special ones.
+func permissions(mode uint32) os.FileMode {
+	m := os.FileMode(mode & 0o777)
+	for bit, special := range map[uint32]os.FileMode{unix.S_ISUID: os.ModeSetuid, unix.S_ISGID: os.ModeSetgid, unix.S_ISVTX: os.ModeSticky} {
+		if mode&bit != 0 {
+			m |= special
+		}
+	}
+	return m
 }
 
 // inside reports whether path is one below the directory of copied files.
@@ -95,26 +119,26 @@ func inside(path string) bool {
 
 // parents makes the directories above the file, and gives the nearest one to
 // the file's owner.
-func parents(r *pb.CopyFileRequest) error {
-	dir := filepath.Dir(r.Path)
-	if _, err := os.Stat(dir); err == nil {
+func parents(root *os.Root, path string, r *pb.CopyFileRequest) error {
+	dir := filepath.Dir(path)
+	if _, err := root.Stat(dir); err == nil {
 		return nil
 	}
-	if err := os.MkdirAll(dir, os.FileMode(r.DirMode&0o777)); err != nil {
+	if err := root.MkdirAll(dir, os.FileMode(r.DirMode&0o777)); err != nil {
 		return err
 	}
-	return os.Chown(dir, int(r.Uid), int(r.Gid))
+	return root.Chown(dir, int(r.Uid), int(r.Gid))
 }
 
 // writeChunk gathers a file beside its place and puts it there once whole.
-func writeChunk(r *pb.CopyFileRequest, mode os.FileMode) error {
-	tmp := strings.TrimSuffix(r.Path, filepath.Ext(r.Path)) + ".tmp"
+func writeChunk(root *os.Root, path string, r *pb.CopyFileRequest) error {
+	tmp := strings.TrimSuffix(path, filepath.Ext(path)) + ".tmp"
 	if r.Offset == 0 {
-		if err := os.RemoveAll(tmp); err != nil {
+		if err := root.RemoveAll(tmp); err != nil {
 			return err
 		}
 	}
-	f, err := os.OpenFile(tmp, os.O_CREATE|os.O_WRONLY|unix.O_NOFOLLOW, 0o600)
+	f, err := root.OpenFile(tmp, os.O_CREATE|os.O_WRONLY|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return err
 	}
@@ -126,16 +150,16 @@ func writeChunk(r *pb.CopyFileRequest, mode os.FileMode) error {
 	if st.Size() != r.FileSize {
 		return nil // more is to come
 	}
-	if err := os.Chown(tmp, int(r.Uid), int(r.Gid)); err != nil {
+	if err := root.Chown(tmp, int(r.Uid), int(r.Gid)); err != nil {
 		return err
 	}
-	if err := os.Chmod(tmp, mode); err != nil {
+	if err := root.Chmod(tmp, permissions(r.FileMode)); err != nil {
 		return err
 	}
-	if st, err := os.Lstat(r.Path); err == nil && st.IsDir() {
-		if err := os.RemoveAll(r.Path); err != nil {
+	if st, err := root.Lstat(path); err == nil && st.IsDir() {
+		if err := root.RemoveAll(path); err != nil {
 			return err
 		}
 	}
-	return os.Rename(tmp, r.Path)
+	return root.Rename(tmp, path)
 }
