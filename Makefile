@@ -8,7 +8,7 @@ export CLUSTER CLUSTER_NAME COCO_E2E_CACHE ARTIFACTS_DIR WORKLOAD_IMAGE KEEP FOC
 
 help: ## say what there is
 	@echo "targets:"
-	@sed -n 's/^\([a-z0-9-]*\):[^#]*## \(.*\)/  make \1|\2/p' Makefile | column -t -s '|'
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
 	@echo "variables:"
 	@echo "  KEEP=1            keep the cluster after make e2e (make down removes it)"
 	@echo "  FOCUS='text'      run only specs whose text matches this regular expression"
