@@ -129,10 +129,15 @@ var capabilities = sync.OnceValue(func() *ast.Capabilities {
 	lacks := []string{
 		"time.", "net.", "http.", "glob.", "hex.", "yaml.", "urlquery.", "semver.", "uuid.", "crypto.", "io.jwt.", "graph.", "json.match_schema",
 		"json.verify_schema", "graphql.", "opa.", "rego.", "providers.", "rand.", "trace", "strings.render_template", "internal.test_case",
+		"uri.", "regex.globs_match", "internal.template_string",
 	}
 	c.Builtins = slices.DeleteFunc(c.Builtins, func(b *ast.Builtin) bool {
 		return slices.ContainsFunc(lacks, func(p string) bool { return strings.HasPrefix(b.Name, p) })
 	})
+	// Of the language, too, only what that engine knows: neither Rego v2 nor
+	// template strings, nor keywords that are still to come.
+	c.Features = []string{ast.FeatureRegoV1, ast.FeatureKeywordsInRefs}
+	c.FutureKeywords = nil
 	c.AllowNet = []string{}
 	return c
 })

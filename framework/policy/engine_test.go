@@ -61,6 +61,9 @@ func TestRefusedPolicies(t *testing.T) {
 	for name, text := range map[string]string{
 		"Rego v0":              "package agent_policy\nExecProcessRequest { true }\n",
 		"a built-in not there": "package agent_policy\nExecProcessRequest if time.now_ns() > 0\n",
+		"Rego v2":              "package agent_policy\nimport rego.v2\ndefault ExecProcessRequest := true\n",
+		"a template string":    "package agent_policy\nExecProcessRequest if $\"a{input.x}\" == \"ab\"\n",
+		"a later built-in":     "package agent_policy\nExecProcessRequest if uri.is_valid(\"a\")\n",
 		"no sense":             "package agent_policy\ndefault ExecProcessRequest := \n",
 		"a long line":          "package agent_policy\n# " + strings.Repeat("x", maxColumn) + "\n",
 	} {

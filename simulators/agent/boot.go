@@ -224,8 +224,9 @@ func (a *Agent) serve(ctx context.Context, ready func()) error {
 	if err != nil {
 		return err
 	}
+	clients := newCallers(l)
 	served := make(chan error, 1)
-	go func() { served <- server.Serve(ctx, l) }()
+	go func() { served <- server.Serve(ctx, clients) }()
 	ready()
 	select {
 	case err := <-served:
@@ -233,9 +234,12 @@ func (a *Agent) serve(ctx context.Context, ready func()) error {
 	case <-ctx.Done():
 		return server.Close()
 	case <-a.done:
-		// The answer to DestroySandbox is still on its way.
+		// The answer to DestroySandbox is still on its way, and the server does
+		// not wait for it: it takes a connection for idle while it answers the
+		// only request there. Whoever asked hangs up once answered.
 		stop, cancel := context.WithTimeout(context.Background(), time.Second)
 		defer cancel()
-		return server.Shutdown(stop)
+		clients.wait(stop)
+		return server.Close()
 	}
 }

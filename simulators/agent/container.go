@@ -204,10 +204,8 @@ func (a *Agent) runcExec(ctx context.Context, c *container, r *pb.ExecProcessReq
 	if err != nil {
 		text := runcFailed(err).Error()
 		if st.io != nil {
-			if out, ok := st.io.Stderr().(*os.File); ok {
-				said, _ := read(out, 4096)
-				text += ": " + strings.TrimSpace(string(said))
-			}
+			said, _ := newOutput(st.io.Stderr()).read(4096)
+			text += ": " + strings.TrimSpace(string(said))
 		}
 		st.close()
 		return errors.New(text)
@@ -246,7 +244,8 @@ func (a *Agent) process(containerID, execID string) (*container, *process, error
 func (a *Agent) signal(ctx context.Context, c *container, p *process, n uint32) error {
 	select {
 	case <-p.exited:
-		if p != c.init {
+		// Its pid may be another's by now. Only SIGKILL has more to end.
+		if p != c.init || syscall.Signal(n) != unix.SIGKILL {
 			return nil
 		}
 	default:

@@ -20,12 +20,10 @@ type process struct {
 	pid int
 	// ready says that all that is here is set; the agent's mu guards it. Until
 	// then nobody but who starts the process may look at it.
-	ready bool
-	// Of a process without a terminal.
-	stdin          io.WriteCloser
-	stdout, stderr *os.File
-	// Of one with a terminal; stdout is then the console's too.
-	console console.Console
+	ready          bool
+	stdin          io.WriteCloser // nil with a terminal
+	stdout, stderr *output        // with a terminal there is only stdout, the console's
+	console        console.Console
 
 	// exited is closed when code is known.
 	exited chan struct{}
@@ -39,29 +37,12 @@ func (p *process) watch(exit <-chan int) {
 	go func() {
 		p.code = <-exit
 		close(p.exited)
-		for _, f := range []*os.File{p.stdout, p.stderr} {
-			if f != nil {
-				_ = f.SetReadDeadline(time.Now().Add(drain))
+		for _, o := range []*output{p.stdout, p.stderr} {
+			if o != nil {
+				_ = o.file.SetReadDeadline(time.Now().Add(drain))
 			}
 		}
 	}()
-}
-
-// read returns what the stream has, at most n bytes; nothing at its end.
-func read(f *os.File, n uint32) ([]byte, error) {
-	if f == nil {
-		return nil, nil
-	}
-	buf := make([]byte, min(n, 1<<20))
-	got, err := f.Read(buf)
-	if got > 0 {
-		return buf[:got], nil
-	}
-	// A terminal whose last process is gone answers EIO.
-	if err == nil || errors.Is(err, io.EOF) || errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, unix.EIO) || errors.Is(err, os.ErrClosed) {
-		return nil, nil
-	}
-	return nil, err
 }
 
 func (p *process) closeStdin() {
@@ -75,7 +56,9 @@ func (p *process) closeStdin() {
 func (p *process) write(data []byte) error {
 	switch {
 	case p.console != nil:
-		_, err := p.console.Write(data)
+		// Not through p.console, whose descriptor shares its non-blocking state
+		// with this one but does not wait when the terminal's buffer is full.
+		_, err := p.stdout.file.Write(data)
 		return err
 	case len(data) == 0:
 		p.closeStdin()
@@ -96,9 +79,9 @@ func (p *process) resize(rows, columns uint32) error {
 
 func (p *process) close() {
 	p.closeStdin()
-	for _, c := range []io.Closer{p.stdout, p.stderr} {
-		if f, ok := c.(*os.File); ok && f != nil {
-			_ = f.Close()
+	for _, o := range []*output{p.stdout, p.stderr} {
+		if o != nil {
+			_ = o.file.Close()
 		}
 	}
 	if p.console != nil {
@@ -137,12 +120,11 @@ func (s *streams) attach(_ context.Context, p *process) error {
 		if err := unix.SetNonblock(fd, true); err != nil {
 			return err
 		}
-		p.stdout = os.NewFile(uintptr(fd), "console")
+		p.stdout = newOutput(os.NewFile(uintptr(fd), "console"))
 		return s.socket.Close()
 	}
 	p.stdin = s.io.Stdin()
-	p.stdout, _ = s.io.Stdout().(*os.File)
-	p.stderr, _ = s.io.Stderr().(*os.File)
+	p.stdout, p.stderr = newOutput(s.io.Stdout()), newOutput(s.io.Stderr())
 	return nil
 }
 

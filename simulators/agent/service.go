@@ -169,12 +169,12 @@ func (a *Agent) WaitProcess(ctx context.Context, r *pb.WaitProcessRequest) (*pb.
 
 // readStream reads first and asks then: a refusal only empties the answer
 // (Kata src/agent/src/rpc.rs, read_stdout).
-func (a *Agent) readStream(ctx context.Context, method string, r *pb.ReadStreamRequest, of func(*process) *os.File) (*pb.ReadStreamResponse, error) {
+func (a *Agent) readStream(ctx context.Context, method string, r *pb.ReadStreamRequest, of func(*process) *output) (*pb.ReadStreamResponse, error) {
 	_, p, err := a.process(r.ContainerId, r.ExecId)
 	if err != nil {
 		return nil, internal(err)
 	}
-	data, err := read(of(p), r.Len)
+	data, err := of(p).read(r.Len)
 	if err != nil {
 		return nil, internal(err)
 	}
@@ -189,12 +189,12 @@ func (a *Agent) readStream(ctx context.Context, method string, r *pb.ReadStreamR
 
 // ReadStdout implements grpc.AgentService.
 func (a *Agent) ReadStdout(ctx context.Context, r *pb.ReadStreamRequest) (*pb.ReadStreamResponse, error) {
-	return a.readStream(ctx, "ReadStdout", r, func(p *process) *os.File { return p.stdout })
+	return a.readStream(ctx, "ReadStdout", r, func(p *process) *output { return p.stdout })
 }
 
 // ReadStderr implements grpc.AgentService.
 func (a *Agent) ReadStderr(ctx context.Context, r *pb.ReadStreamRequest) (*pb.ReadStreamResponse, error) {
-	return a.readStream(ctx, "ReadStderr", r, func(p *process) *os.File { return p.stderr })
+	return a.readStream(ctx, "ReadStderr", r, func(p *process) *output { return p.stderr })
 }
 
 // WriteStdin implements grpc.AgentService.

@@ -163,16 +163,22 @@ func (a *Agent) mountEphemeral(s *pb.Storage) error {
 	}
 	a.mounts = append(a.mounts, s.MountPoint)
 	if gid < 0 {
-		return os.Chmod(s.MountPoint, 0o777)
+		return nil // the mode is what the options say, or the kernel's 1777
 	}
 	return groupOwned(s.MountPoint, gid)
 }
 
+// groupOwned gives dir to a group, to which then also belongs what is made in
+// it; the mode is otherwise left as it is.
 func groupOwned(dir string, gid int) error {
 	if err := os.Chown(dir, -1, gid); err != nil {
 		return err
 	}
-	return os.Chmod(dir, 0o777|fs.ModeSetgid)
+	st, err := os.Stat(dir)
+	if err != nil {
+		return err
+	}
+	return os.Chmod(dir, st.Mode()|fs.ModeSetgid)
 }
 
 // makeLocal makes an emptyDir: a directory of the guest.
