@@ -64,10 +64,13 @@ func Run(ctx context.Context, t *testbed.Testbed, log *progress.Log) (*Result, e
 		return nil, err
 	}
 	r := &Result{runc: runc, cc: cc}
-	return r, log.Do("bench: memory", func() (err error) {
+	if err := log.Do("bench: memory", func() (err error) {
 		r.memory, err = guestMemory(ctx, t, ns)
 		return err
-	})
+	}); err != nil {
+		return nil, err // a table without the memory would say that it is 0
+	}
+	return r, nil
 }
 
 func (k *kind) sample(ctx context.Context, t *testbed.Testbed, ns string, i int, count bool) error {

@@ -1,13 +1,7 @@
 package simulation
 
 import (
-	"bufio"
 	"context"
-	"crypto/rsa"
-	"crypto/x509"
-	"encoding/json"
-	"encoding/pem"
-	"errors"
 	"fmt"
 	"io/fs"
 	"net"
@@ -36,10 +30,6 @@ const registryPort = 5000
 
 // hypervisorSocket is where podvm serves the remote-hypervisor protocol on the node.
 const hypervisorSocket = "/run/peerpod/hypervisor.sock"
-
-// LogDir is where a node keeps one directory per guest, below /var/log:
-// <namespace>_<pod>_<sandbox id>.
-const LogDir = "coco-sim"
 
 // Prepare writes the node's configuration into dir and shows it, with the
 // programs, to a local cluster that does not run yet.
@@ -177,88 +167,4 @@ func CreateRuntimeClass(ctx context.Context, kube kubernetes.Interface) error {
 		return fmt.Errorf("create RuntimeClass %s: %w", rc.Name, err)
 	}
 	return nil
-}
-
-// RPC is one line of a guest's agent log.
-type RPC struct {
-	Time time.Time `json:"time"`
-	// Method is the RPC's name, Endpoint the policy rule that it asked.
-	Method, Endpoint string
-	// Decision is allowed, denied, error or unchecked.
-	Decision    string `json:"decision"`
-	ContainerID string `json:"container_id"`
-	// Code is the status that the caller got.
-	Code   string `json:"code"`
-	Detail string `json:"detail"`
-}
-
-// ErrNoGuestLog says that the node's logs hold nothing of such a pod.
-var ErrNoGuestLog = errors.New("no guest log")
-
-// AgentLog reads the RPCs that the guests of a pod answered, oldest first.
-// logs is a node's /var/log (see cluster.Node).
-func AgentLog(logs, namespace, podName string) ([]RPC, error) {
-	files, err := filepath.Glob(filepath.Join(logs, LogDir, namespace+"_"+podName+"_*", "agent.jsonl"))
-	if err != nil {
-		return nil, err
-	}
-	if len(files) == 0 {
-		return nil, fmt.Errorf("%w of pod %s/%s below %s", ErrNoGuestLog, namespace, podName, filepath.Join(logs, LogDir))
-	}
-	var out []RPC
-	for _, name := range files {
-		f, err := os.Open(name)
-		if err != nil {
-			return nil, err
-		}
-		s := bufio.NewScanner(f)
-		s.Buffer(nil, 1<<20)
-		for s.Scan() {
-			var r RPC
-			if err := json.Unmarshal(s.Bytes(), &r); err != nil {
-				f.Close()
-				return nil, fmt.Errorf("%s: %w", name, err)
-			}
-			out = append(out, r)
-		}
-		f.Close()
-		if err := s.Err(); err != nil {
-			return nil, fmt.Errorf("%s: %w", name, err)
-		}
-	}
-	return out, nil
-}
-
-// AttestationKeys reads the public halves of the attestation keys that the TPMs
-// of a pod's guests were made with, as the host side wrote them down: quotes
-// that other keys signed are not of this pod's TPM.
-func AttestationKeys(logs, namespace, podName string) ([]*rsa.PublicKey, error) {
-	files, err := filepath.Glob(filepath.Join(logs, LogDir, namespace+"_"+podName+"_*", "tpm-ak.pem"))
-	if err != nil {
-		return nil, err
-	}
-	if len(files) == 0 {
-		return nil, fmt.Errorf("%w of pod %s/%s below %s", ErrNoGuestLog, namespace, podName, filepath.Join(logs, LogDir))
-	}
-	keys := []*rsa.PublicKey{}
-	for _, name := range files {
-		text, err := os.ReadFile(name)
-		if err != nil {
-			return nil, err
-		}
-		block, _ := pem.Decode(text)
-		if block == nil {
-			return nil, fmt.Errorf("%s: no PEM block", name)
-		}
-		key, err := x509.ParsePKIXPublicKey(block.Bytes)
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", name, err)
-		}
-		k, ok := key.(*rsa.PublicKey)
-		if !ok {
-			return nil, fmt.Errorf("%s: a %T, want an RSA key", name, key)
-		}
-		keys = append(keys, k)
-	}
-	return keys, nil
 }
