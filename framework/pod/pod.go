@@ -81,48 +81,69 @@ func (c *Client) DeleteNamespace(ctx context.Context, name string) error {
 	return nil
 }
 
-// NeverReadyError says that a pod ended up where it cannot become Ready any
-// more, or did not become Ready in time.
-type NeverReadyError struct {
+// WaitError says that a pod ended up where it cannot become what was waited
+// for any more, or did not become it in time.
+type WaitError struct {
 	// Pod is "namespace/name".
 	Pod string
+	// What was waited for, as in "Ready".
+	What string
 	// Last is what the pod's status said last.
 	Last string
-	// Cause is nil when the pod can no longer become Ready, else why the wait ended.
+	// Impossible says that What can no longer come true.
+	Impossible bool
+	// Cause is why the wait ended; nil when the pod's status says it all.
 	Cause error
 }
 
-func (e *NeverReadyError) Error() string {
-	if e.Cause != nil {
-		return fmt.Sprintf("pod %s did not become Ready: %v; last seen: %s", e.Pod, e.Cause, e.Last)
+func (e *WaitError) Error() string {
+	text := fmt.Sprintf("pod %s did not become %s", e.Pod, e.What)
+	if e.Impossible {
+		text = fmt.Sprintf("pod %s can no longer become %s", e.Pod, e.What)
 	}
-	return fmt.Sprintf("pod %s can no longer become Ready: %s", e.Pod, e.Last)
+	if e.Cause != nil {
+		text += fmt.Sprintf(": %v", e.Cause)
+	}
+	return text + "; last seen: " + e.Last
 }
 
-func (e *NeverReadyError) Unwrap() error { return e.Cause }
+func (e *WaitError) Unwrap() error { return e.Cause }
 
-// WaitReady waits until the one pod that selector (labels, or
-// "metadata.name=X" through Named) chooses in namespace is Ready, and returns
-// it. It ends early when the pod has failed for good, and when ctx ends; both
-// are *NeverReadyError.
+// errOver says that a pod has ended for good.
+var errOver = errors.New("it has ended")
+
+// WaitReady waits until the one pod that opts chooses in namespace (by labels,
+// or by name through Named) is Ready, and returns it. It ends early when the
+// pod has ended for good, and when ctx ends; both are *WaitError.
 func (c *Client) WaitReady(ctx context.Context, namespace string, opts metav1.ListOptions) (*corev1.Pod, error) {
-	last := "no such pod yet"
-	name := namespace + "/?"
-	p, err := c.watchPods(ctx, namespace, opts, func(p *corev1.Pod) (bool, error) {
-		name, last = namespace+"/"+p.Name, Describe(p)
+	return c.WaitUntil(ctx, namespace, opts, "Ready", func(p *corev1.Pod) (bool, error) {
 		if p.DeletionTimestamp != nil {
 			return false, nil
 		}
 		if p.Status.Phase == corev1.PodFailed || p.Status.Phase == corev1.PodSucceeded {
-			return false, &NeverReadyError{Pod: name, Last: last}
+			return false, errOver
 		}
 		return IsReady(p), nil
 	})
-	var never *NeverReadyError
-	if err != nil && !errors.As(err, &never) {
-		return nil, &NeverReadyError{Pod: name, Last: last, Cause: err}
+}
+
+// WaitUntil waits until cond holds for a pod that opts chooses in namespace,
+// and returns that pod; what says in words what is waited for. It ends early
+// when cond returns an error, by which cond says that it can no longer hold,
+// and when ctx ends; both are *WaitError.
+func (c *Client) WaitUntil(ctx context.Context, namespace string, opts metav1.ListOptions, what string, cond func(*corev1.Pod) (bool, error)) (*corev1.Pod, error) {
+	failed := &WaitError{Pod: namespace + "/?", What: what, Last: "no such pod yet"}
+	p, err := c.watchPods(ctx, namespace, opts, func(p *corev1.Pod) (bool, error) {
+		failed.Pod, failed.Last = namespace+"/"+p.Name, Describe(p)
+		ok, err := cond(p)
+		failed.Impossible = err != nil
+		return ok, err
+	})
+	if err != nil {
+		failed.Cause = err
+		return nil, failed
 	}
-	return p, err
+	return p, nil
 }
 
 // Named selects one pod by name.

@@ -12,6 +12,7 @@ import (
 
 	"github.com/coco-e2e/coco-e2e/framework/initdata"
 	"github.com/coco-e2e/coco-e2e/framework/pod"
+	"github.com/coco-e2e/coco-e2e/framework/suite"
 )
 
 func gzipped(text string) []byte {
@@ -32,49 +33,49 @@ const permissive = "package agent_policy\ndefault AllowRequestsFailingPolicy := 
 // the last three come from the guest's boot.
 var _ = Describe("bad init-data", Label("init-data"), func() {
 	DescribeTable("never runs, and the event says why", func(ctx SpecContext, value func() string, want string) {
-		ns := namespace(ctx, "bad-initdata")
-		create(ctx, confidentialPod(ns, "bad", bed.Nginx, map[string]string{initdata.AnnotationKey: value()}))
-		wait, cancel := context.WithTimeout(ctx, readyTimeout)
+		ns := bed.Namespace(ctx, "bad-initdata")
+		bed.Create(ctx, confidentialPod(ns, "bad", bed.Nginx, map[string]string{initdata.AnnotationKey: value()}))
+		wait, cancel := context.WithTimeout(ctx, suite.ReadyTimeout)
 		defer cancel()
 		event, err := bed.Pods.WaitEvent(wait, ns, "bad", func(e string) bool { return strings.HasPrefix(e, "FailedCreatePodSandBox: ") })
 		Expect(err).NotTo(HaveOccurred())
 		Expect(pod.ParseDenial(event)).To(HaveField("Outcome", pod.Inconclusive), "it is not the policy that refuses it")
-		neverRan(ctx, ns, "bad")
+		bed.NeverRan(ctx, ns, "bad")
 		if bed.Simulated {
 			Expect(event).To(ContainSubstring(want))
 		}
 	},
-		Entry("unreadable base64", NodeTimeout(specTimeout), func() string { return "%%%%" },
+		Entry("unreadable base64", NodeTimeout(suite.DefaultSpecTimeout), func() string { return "%%%%" },
 			"initdata create gzip reader error: illegal base64 data at input byte 0"),
-		Entry("base64 of something that is no gzip", NodeTimeout(specTimeout), func() string { return base64.StdEncoding.EncodeToString([]byte("version = \"0.1.0\"\n")) },
+		Entry("base64 of something that is no gzip", NodeTimeout(suite.DefaultSpecTimeout), func() string { return base64.StdEncoding.EncodeToString([]byte("version = \"0.1.0\"\n")) },
 			"initdata create gzip reader error: gzip: invalid header"),
-		Entry("gzip that ends early", NodeTimeout(specTimeout), func() string {
+		Entry("gzip that ends early", NodeTimeout(suite.DefaultSpecTimeout), func() string {
 			z := gzipped(strings.Repeat("# a line that compresses\n", 50))
 			return base64.StdEncoding.EncodeToString(z[:len(z)-10])
 		}, "uncompressing initdata with gzip error: unexpected EOF"),
-		Entry("broken TOML", NodeTimeout(specTimeout), func() string { return encoded("version = \"0.1.0\"\nalgorithm = sha256\n") },
+		Entry("broken TOML", NodeTimeout(suite.DefaultSpecTimeout), func() string { return encoded("version = \"0.1.0\"\nalgorithm = sha256\n") },
 			`parsing initdata annotation failed: toml: line 2 (last key "algorithm"): expected value but found "sha" instead`),
-		Entry("an algorithm that there is not", NodeTimeout(specTimeout), func() string { return encoded("version = \"0.1.0\"\nalgorithm = \"md5\"\n[data]\n") },
+		Entry("an algorithm that there is not", NodeTimeout(suite.DefaultSpecTimeout), func() string { return encoded("version = \"0.1.0\"\nalgorithm = \"md5\"\n[data]\n") },
 			"md5"),
-		Entry("another version", NodeTimeout(specTimeout), func() string { return encoded("version = \"9.9.9\"\nalgorithm = \"sha256\"\n[data]\n") },
+		Entry("another version", NodeTimeout(suite.DefaultSpecTimeout), func() string { return encoded("version = \"9.9.9\"\nalgorithm = \"sha256\"\n[data]\n") },
 			"unsupported version: 9.9.9, expected: 0.1.0"),
-		Entry("broken Rego", NodeTimeout(specTimeout), func() string {
+		Entry("broken Rego", NodeTimeout(suite.DefaultSpecTimeout), func() string {
 			return encoded("version = \"0.1.0\"\nalgorithm = \"sha256\"\n[data]\n\"policy.rego\" = '''\npackage agent_policy\ndefault ExecProcessRequest := \n'''\n")
 		}, "Failed to set policy from initdata"),
-		Entry("a policy in the Rego of before 1.0", NodeTimeout(specTimeout), func() string {
+		Entry("a policy in the Rego of before 1.0", NodeTimeout(suite.DefaultSpecTimeout), func() string {
 			return encoded("version = \"0.1.0\"\nalgorithm = \"sha256\"\n[data]\n\"policy.rego\" = '''\npackage agent_policy\nExecProcessRequest { true }\n'''\n")
 		}, "Failed to set policy from initdata"),
 	)
 
 	It("control: the same pod runs with init-data that is whole", func(ctx SpecContext) {
-		ns := namespace(ctx, "good-initdata")
-		create(ctx, confidentialPod(ns, "good", bed.Nginx, annotated(document(permissive))))
-		becomesReady(ctx, ns, "good")
-	}, NodeTimeout(specTimeout))
+		ns := bed.Namespace(ctx, "good-initdata")
+		bed.Create(ctx, confidentialPod(ns, "good", bed.Nginx, annotated(document(permissive))))
+		bed.Ready(ctx, ns, "good")
+	}, NodeTimeout(suite.DefaultSpecTimeout))
 
 	It("control: the same pod runs without init-data, under the guest's own policy", func(ctx SpecContext) {
-		ns := namespace(ctx, "no-initdata")
-		create(ctx, confidentialPod(ns, "none", bed.Nginx, nil))
-		becomesReady(ctx, ns, "none")
-	}, NodeTimeout(specTimeout))
+		ns := bed.Namespace(ctx, "no-initdata")
+		bed.Create(ctx, confidentialPod(ns, "none", bed.Nginx, nil))
+		bed.Ready(ctx, ns, "none")
+	}, NodeTimeout(suite.DefaultSpecTimeout))
 })

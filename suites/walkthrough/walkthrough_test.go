@@ -25,6 +25,7 @@ import (
 	"github.com/coco-e2e/coco-e2e/framework/kbs"
 	"github.com/coco-e2e/coco-e2e/framework/measure"
 	"github.com/coco-e2e/coco-e2e/framework/pod"
+	"github.com/coco-e2e/coco-e2e/framework/suite"
 	"github.com/coco-e2e/coco-e2e/framework/testbed"
 	"github.com/coco-e2e/coco-e2e/manifests"
 )
@@ -61,7 +62,7 @@ func deployment(ns, image string, annotations map[string]string) *appsv1.Deploym
 				ObjectMeta: metav1.ObjectMeta{Labels: labels, Annotations: annotations},
 				Spec: corev1.PodSpec{
 					RuntimeClassName: &runtimeClass, TerminationGracePeriodSeconds: &grace,
-					Containers: []corev1.Container{{Name: "nginx", Image: image}},
+					Containers: []corev1.Container{{Name: container, Image: image}},
 				},
 			},
 		},
@@ -83,12 +84,12 @@ var _ = Describe("the article's walkthrough", Ordered, Label("walkthrough"), fun
 	)
 
 	BeforeAll(func(ctx SpecContext) {
-		ns = namespace(ctx, "walkthrough")
+		ns = bed.Namespace(ctx, "walkthrough")
 		secret = randomHex(24)
 		askStatus = resourceStatusCommand(secretPath)
 		raw = document(articlePolicy(evidenceCommand(nonce), resourceCommand(secretPath), askStatus))
 		exec = func(ctx context.Context, podName, command string) (pod.Result, error) {
-			return bed.Pods.Exec(ctx, ns, podName, "nginx", strings.Fields(command)...)
+			return bed.Pods.Exec(ctx, ns, podName, container, strings.Fields(command)...)
 		}
 		token = func(ctx context.Context, podName string) (kbs.Token, kbs.TEEKey) {
 			GinkgoHelper()
@@ -117,7 +118,7 @@ var _ = Describe("the article's walkthrough", Ordered, Label("walkthrough"), fun
 		Expect(err).NotTo(HaveOccurred())
 		Expect(kbsClient.SetResourcePolicy(ctx, string(policy))).To(Succeed())
 		Expect(kbsClient.SetResource(ctx, secretPath, []byte(secret))).To(Succeed())
-	}, NodeTimeout(specTimeout))
+	}, NodeTimeout(suite.DefaultSpecTimeout))
 
 	It("1. the manifest: a Deployment with the runtime class, init-data in its annotation", func(ctx SpecContext) {
 		d := deployment(ns, bed.Nginx, annotated(raw))
@@ -126,10 +127,10 @@ var _ = Describe("the article's walkthrough", Ordered, Label("walkthrough"), fun
 		carried, err := initdata.DecodeAnnotation(made.Spec.Template.Annotations[initdata.AnnotationKey])
 		Expect(err).NotTo(HaveOccurred())
 		Expect(string(carried)).To(Equal(string(raw)), "the document is not what was authored: its digest would differ")
-	}, NodeTimeout(specTimeout))
+	}, NodeTimeout(suite.DefaultSpecTimeout))
 
 	It("2. the pod becomes Ready, and the agent was called in the article's order", func(ctx SpecContext) {
-		wait, cancel := context.WithTimeout(ctx, readyTimeout)
+		wait, cancel := context.WithTimeout(ctx, suite.ReadyTimeout)
 		defer cancel()
 		p, err := bed.Pods.WaitReady(wait, ns, pod.Labelled("app", deploymentName))
 		Expect(err).NotTo(HaveOccurred())
@@ -148,7 +149,7 @@ var _ = Describe("the article's walkthrough", Ordered, Label("walkthrough"), fun
 			}
 			return missingStep(log, sequence)
 		}).WithTimeout(30*time.Second).WithPolling(50*time.Millisecond).Should(BeEmpty(), "a step of the launch sequence is missing, or out of order")
-	}, NodeTimeout(specTimeout))
+	}, NodeTimeout(suite.DefaultSpecTimeout))
 
 	It("3a. the arithmetic: the article's digest gives the article's PCR8", func() {
 		digest, err := hex.DecodeString(articleDigest)
@@ -168,13 +169,13 @@ var _ = Describe("the article's walkthrough", Ordered, Label("walkthrough"), fun
 		By("control: the same evidence does not answer another nonce")
 		_, err = evidence.Verify(bed.TEE, []byte(r.Stdout), []byte(randomHex(16)), trusted(ns, name))
 		Expect(err).To(MatchError(evidence.ErrNonce))
-	}, NodeTimeout(specTimeout))
+	}, NodeTimeout(suite.DefaultSpecTimeout))
 
 	It("4a. exec whoami prints root", func(ctx SpecContext) {
 		r, err := exec(ctx, name, whoami)
 		Expect(pod.Classify(r, err)).To(pod.BeAllowed())
 		Expect(r).To(Equal(pod.Result{Stdout: "root\n"}))
-	}, NodeTimeout(specTimeout))
+	}, NodeTimeout(suite.DefaultSpecTimeout))
 
 	It("4b. exec ls is refused with the article's message", func(ctx SpecContext) {
 		r, err := exec(ctx, name, "ls")
@@ -192,23 +193,23 @@ var _ = Describe("the article's walkthrough", Ordered, Label("walkthrough"), fun
 		r, err = exec(ctx, name, whoami)
 		Expect(pod.Classify(r, err)).To(pod.BeAllowed())
 		Expect(r.Stdout).To(Equal("root\n"))
-	}, NodeTimeout(specTimeout))
+	}, NodeTimeout(suite.DefaultSpecTimeout))
 
 	It("5. an image that the policy does not list never starts", func(ctx SpecContext) {
 		By("control: a pod with the listed image and the same init-data runs")
-		create(ctx, confidentialPod(ns, "listed", bed.Nginx, annotated(raw)))
-		create(ctx, confidentialPod(ns, "unlisted", bed.UnlistedImage, annotated(raw)))
-		becomesReady(ctx, ns, "listed")
-		wait, cancel := context.WithTimeout(ctx, readyTimeout)
+		bed.Create(ctx, confidentialPod(ns, "listed", bed.Nginx, annotated(raw)))
+		bed.Create(ctx, confidentialPod(ns, "unlisted", bed.UnlistedImage, annotated(raw)))
+		bed.Ready(ctx, ns, "listed")
+		wait, cancel := context.WithTimeout(ctx, suite.ReadyTimeout)
 		defer cancel()
 		event, err := bed.Pods.WaitEvent(wait, ns, "unlisted", func(e string) bool { return pod.ParseDenial(e).Outcome != pod.Inconclusive })
 		Expect(err).NotTo(HaveOccurred(), pod.InconclusiveMark)
 		Expect(pod.ParseDenial(event)).To(pod.BeRefusedBy("CreateContainerRequest"))
-		neverRan(ctx, ns, "unlisted")
+		bed.NeverRan(ctx, ns, "unlisted")
 		for _, p := range []string{"listed", "unlisted"} {
 			Expect(bed.Pods.Kube.CoreV1().Pods(ns).Delete(ctx, p, metav1.DeleteOptions{})).To(Succeed())
 		}
-	}, NodeTimeout(specTimeout))
+	}, NodeTimeout(suite.DefaultSpecTimeout))
 
 	It("6. a token request from inside the container answers with tee_keypair and token", func(ctx SpecContext) {
 		r, err := exec(ctx, name, tokenCommand)
@@ -216,7 +217,7 @@ var _ = Describe("the article's walkthrough", Ordered, Label("walkthrough"), fun
 		var answer map[string]json.RawMessage
 		Expect(json.Unmarshal([]byte(r.Stdout), &answer)).To(Succeed(), "the answer is no JSON object (%d bytes)", len(r.Stdout))
 		Expect(slices.Sorted(maps.Keys(answer))).To(Equal([]string{"tee_keypair", "token"}))
-	}, NodeTimeout(specTimeout))
+	}, NodeTimeout(suite.DefaultSpecTimeout))
 
 	It("7. the KBS's log names PCR8, and beside it the two acceptable values", func(ctx SpecContext) {
 		if !bed.Simulated {
@@ -231,7 +232,7 @@ var _ = Describe("the article's walkthrough", Ordered, Label("walkthrough"), fun
 			ContainSubstring(fmt.Sprintf(`"tpm.pcr08": String(%q)`, expectedPCR8(raw))),
 			MatchRegexp(`"tpm\.pcr08": \[\s+"%s",\s+"%s",?\s+\]`, articlePCR8, expectedPCR8(raw)),
 		))
-	}, NodeTimeout(specTimeout))
+	}, NodeTimeout(suite.DefaultSpecTimeout))
 
 	Describe("8. the secret", func() {
 		released := func(ctx context.Context, podName string) {
@@ -263,30 +264,30 @@ var _ = Describe("the article's walkthrough", Ordered, Label("walkthrough"), fun
 
 		It("is released to the pod", func(ctx SpecContext) {
 			released(ctx, name)
-		}, NodeTimeout(specTimeout))
+		}, NodeTimeout(suite.DefaultSpecTimeout))
 
 		It("is refused to the same pod with one byte of init-data changed", func(ctx SpecContext) {
-			create(ctx, confidentialPod(ns, "changed", bed.Nginx, annotated(oneByteChanged(raw))))
-			becomesReady(ctx, ns, "changed")
+			bed.Create(ctx, confidentialPod(ns, "changed", bed.Nginx, annotated(oneByteChanged(raw))))
+			bed.Ready(ctx, ns, "changed")
 			refused(ctx, "changed")
-		}, NodeTimeout(specTimeout))
+		}, NodeTimeout(suite.DefaultSpecTimeout))
 
 		It("control: and is still released to the pod itself", func(ctx SpecContext) {
 			released(ctx, name)
-		}, NodeTimeout(specTimeout))
+		}, NodeTimeout(suite.DefaultSpecTimeout))
 
 		It("is refused to the same pod with a permissive policy", func(ctx SpecContext) {
-			create(ctx, confidentialPod(ns, "permissive", bed.Nginx, annotated(document(permissive))))
-			becomesReady(ctx, ns, "permissive")
+			bed.Create(ctx, confidentialPod(ns, "permissive", bed.Nginx, annotated(document(permissive))))
+			bed.Ready(ctx, ns, "permissive")
 			By("control: the policy is permissive: ls runs")
 			r, err := exec(ctx, "permissive", "ls /")
 			Expect(pod.Classify(r, err)).To(pod.BeAllowed())
 			refused(ctx, "permissive")
-		}, NodeTimeout(specTimeout))
+		}, NodeTimeout(suite.DefaultSpecTimeout))
 
 		It("control: and is released again", func(ctx SpecContext) {
 			released(ctx, name)
-		}, NodeTimeout(specTimeout))
+		}, NodeTimeout(suite.DefaultSpecTimeout))
 	})
 })
 
@@ -298,23 +299,23 @@ var _ = Describe("the article's own encoding", Label("walkthrough"), func() {
 		}
 		nonce := randomHex(16)
 		raw := document(articlePolicy(evidenceCommand(nonce)))
-		ns := namespace(ctx, "legacy")
-		create(ctx, confidentialPod(ns, "legacy", bed.Nginx, map[string]string{
+		ns := bed.Namespace(ctx, "legacy")
+		bed.Create(ctx, confidentialPod(ns, "legacy", bed.Nginx, map[string]string{
 			initdata.LegacyAnnotationKey: base64.StdEncoding.EncodeToString(raw),
 		}))
-		becomesReady(ctx, ns, "legacy")
-		r, err := bed.Pods.Exec(ctx, ns, "legacy", "nginx", "ls")
+		bed.Ready(ctx, ns, "legacy")
+		r, err := bed.Pods.Exec(ctx, ns, "legacy", container, "ls")
 		Expect(pod.Classify(r, err)).To(pod.BeRefusedBy("ExecProcessRequest"))
 		By("control: whoami is allowed")
-		r, err = bed.Pods.Exec(ctx, ns, "legacy", "nginx", whoami)
+		r, err = bed.Pods.Exec(ctx, ns, "legacy", container, whoami)
 		Expect(pod.Classify(r, err)).To(pod.BeAllowed())
 		Expect(r.Stdout).To(Equal("root\n"))
-		r, err = bed.Pods.Exec(ctx, ns, "legacy", "nginx", strings.Fields(evidenceCommand(nonce))...)
+		r, err = bed.Pods.Exec(ctx, ns, "legacy", container, strings.Fields(evidenceCommand(nonce))...)
 		Expect(pod.Classify(r, err)).To(pod.BeAllowed())
 		claims, err := evidence.Verify(bed.TEE, []byte(r.Stdout), []byte(nonce), trusted(ns, "legacy"))
 		Expect(err).NotTo(HaveOccurred())
 		Expect(claims.PCR(8)).To(Equal(expectedPCR8(raw)))
-	}, NodeTimeout(specTimeout))
+	}, NodeTimeout(suite.DefaultSpecTimeout))
 })
 
 // trusted accepts quotes of the pod's own TPM only, where the host side tells

@@ -19,7 +19,7 @@ func benchCommand() *cobra.Command {
 				return err
 			}
 			var result *bench.Result
-			err = runSuites(cmd, o, selection{keep: os.Getenv("KEEP") != ""}, func(t *testbed.Testbed) (err error) {
+			err = runSuites(cmd, o, selection{suites: []string{"walkthrough"}, keep: os.Getenv("KEEP") != ""}, func(t *testbed.Testbed) (err error) {
 				result, err = bench.Run(cmd.Context(), t, o.Progress)
 				return err
 			})

@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -47,16 +48,67 @@ func runCommand() *cobra.Command {
 			return runSuites(cmd, o, s, nil)
 		},
 	}
+	cmd.Flags().StringSliceVar(&s.suites, "suites", strings.FieldsFunc(os.Getenv("SUITES"), func(r rune) bool { return r == ',' }), "run only these suites, with commas between")
 	cmd.Flags().StringVar(&s.focus, "focus", os.Getenv("FOCUS"), "run only specs whose text matches this regular expression")
 	cmd.Flags().StringVar(&s.label, "label-filter", os.Getenv("LABELS"), "run only specs with these labels (Ginkgo's label filter)")
 	cmd.Flags().BoolVar(&s.keep, "keep", os.Getenv("KEEP") != "", "keep the cluster")
 	return cmd
 }
 
+// noCluster are the suites below suites/ that start what they need themselves:
+// `make test` runs them.
+var noCluster = []string{"agent"}
+
+// clusterSuites returns the suites below suites/ whose specs need a testbed.
+func clusterSuites(root string) ([]string, error) {
+	entries, err := os.ReadDir(filepath.Join(root, "suites"))
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, e := range entries {
+		if e.IsDir() && !slices.Contains(noCluster, e.Name()) {
+			names = append(names, e.Name())
+		}
+	}
+	return names, nil
+}
+
 // selection says which specs run, and what stays afterwards.
 type selection struct {
+	suites       []string
 	focus, label string
 	keep         bool
+}
+
+// compileSuites compiles each of the named suites, or all when none is named,
+// and returns the binaries.
+func compileSuites(o testbed.Options, names []string) ([]string, error) {
+	all, err := clusterSuites(o.Root)
+	if err != nil {
+		return nil, err
+	}
+	if len(names) == 0 {
+		names = all
+	}
+	dir := filepath.Join(o.Cache, "suites") + string(filepath.Separator)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, err
+	}
+	var binaries []string
+	args := []string{"test", "-c", "-o", dir}
+	for _, name := range names {
+		if !slices.Contains(all, name) {
+			return nil, fmt.Errorf("no suite on a cluster is called %q: SUITES takes any of %s, with commas between", name, strings.Join(all, ", "))
+		}
+		binaries, args = append(binaries, filepath.Join(dir, name+".test")), append(args, "./suites/"+name)
+	}
+	return binaries, o.Progress.Do("suites: compiling", func() error {
+		if out, err := command(o.Root, "go", args...).CombinedOutput(); err != nil {
+			return fmt.Errorf("compile the suites: %w\n%s", err, out)
+		}
+		return nil
+	})
 }
 
 // runSuites brings up a testbed, runs the suite and then, when it passed,
@@ -70,17 +122,8 @@ func runSuites(cmd *cobra.Command, o testbed.Options, s selection, more func(*te
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	if err := os.MkdirAll(filepath.Join(o.Cache, "suites"), 0o755); err != nil {
-		return err
-	}
-	binary := filepath.Join(o.Cache, "suites", "walkthrough.test")
-	if err := o.Progress.Do("suite: compiling", func() error {
-		out, err := command(o.Root, "go", "test", "-c", "-o", binary, "./suites/walkthrough").CombinedOutput()
-		if err != nil {
-			return fmt.Errorf("compile the suite: %w\n%s", err, out)
-		}
-		return nil
-	}); err != nil {
+	binaries, err := compileSuites(o, s.suites)
+	if err != nil {
 		return err
 	}
 	t, err := up(cmd.Context(), o)
@@ -90,7 +133,7 @@ func runSuites(cmd *cobra.Command, o testbed.Options, s selection, more func(*te
 	if !s.keep {
 		defer func() { err = errors.Join(err, down(o), savePhases(o, dir)) }()
 	}
-	runErr := o.Progress.Do("suite: running", func() error { return ginkgo(o, binary, dir, s) })
+	runErr := o.Progress.Do("suites: running", func() error { return ginkgo(o, binaries, dir, s) })
 	if runErr != nil {
 		if err := t.ExportLogs(cmd.Context(), filepath.Join(dir, "node-logs")); err != nil {
 			fmt.Fprintln(os.Stderr, "coco-e2e: node logs:", err)
@@ -108,11 +151,12 @@ func command(dir, name string, args ...string) *exec.Cmd {
 	return cmd
 }
 
-// ginkgo runs the suite. It takes part in the terminal's process group, so a
+// ginkgo runs the suites. It takes part in the terminal's process group, so a
 // Ctrl-C reaches it directly and it ends its specs in order.
-func ginkgo(o testbed.Options, binary, dir string, s selection) error {
+func ginkgo(o testbed.Options, binaries []string, dir string, s selection) error {
+	// A spec mostly waits for the cluster: more of them run than there are CPUs.
 	args := []string{
-		"tool", "ginkgo", "run", "--procs", strconv.Itoa(max(2, min(4, runtime.NumCPU()))), "--randomize-all",
+		"tool", "ginkgo", "run", "--procs", strconv.Itoa(min(8, 2*runtime.NumCPU())), "--randomize-all",
 		"--output-dir", dir, "--junit-report", "junit.xml", "--json-report", "report.json",
 		"--poll-progress-after", "60s", "--timeout", "30m", "--keep-going",
 	}
@@ -125,7 +169,7 @@ func ginkgo(o testbed.Options, binary, dir string, s selection) error {
 	if s.label != "" {
 		args = append(args, "--label-filter", s.label)
 	}
-	cmd := command(o.Root, "go", append(args, binary)...)
+	cmd := command(o.Root, "go", append(args, binaries...)...)
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	cmd.Env = append(os.Environ(), "COCO_E2E_ROOT="+o.Root, "CLUSTER="+o.Provider, "CLUSTER_NAME="+o.Name, "COCO_E2E_CACHE="+o.Cache, "ARTIFACTS_DIR="+dir)
 	if err := cmd.Run(); err != nil {

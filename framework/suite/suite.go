@@ -1,0 +1,212 @@
+// Package suite joins a Ginkgo suite to a testbed: the processes of a parallel
+// run share one, specs get namespaces that go away with them, and a spec that
+// fails leaves what Kubernetes and the guests know of its pods.
+//
+// It must not know what specs assert. It is for suites: its functions fail the
+// running spec, where those of package pod return errors.
+package suite
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	. "github.com/onsi/ginkgo/v2"
+	. "github.com/onsi/gomega"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/coco-e2e/coco-e2e/framework/cluster/simulation"
+	"github.com/coco-e2e/coco-e2e/framework/pod"
+	"github.com/coco-e2e/coco-e2e/framework/progress"
+	"github.com/coco-e2e/coco-e2e/framework/testbed"
+)
+
+// How long things may take at most. A wait ends when what it waits for holds.
+const (
+	// BringUpTimeout covers a first build of everything.
+	BringUpTimeout = 40 * time.Minute
+	// TearDownTimeout covers taking a testbed away.
+	TearDownTimeout = 2 * time.Minute
+	// ReadyTimeout is from create to Ready, or to the event that says why not.
+	ReadyTimeout = 90 * time.Second
+	// DefaultSpecTimeout bounds a spec as a whole.
+	DefaultSpecTimeout = 3 * time.Minute
+)
+
+// Container is the name of the container in the pods that Pod makes.
+const Container = "main"
+
+// Bed is the testbed of a suite. It is filled when specs begin to run, and is
+// empty while the tree of specs is being built.
+type Bed struct {
+	*testbed.Testbed
+}
+
+// Run runs the suite called name; a suite's Test function calls it.
+func Run(t *testing.T, name string) {
+	RegisterFailHandler(Fail)
+	RunSpecs(t, name)
+}
+
+// Testbed registers, at the top level of a suite, the set-up that every
+// process needs before its first spec. The first process finds the testbed
+// that `coco-e2e run` brought up, or brings one up itself when the suite is run
+// by hand, and takes that one away at the end unless KEEP is set.
+func Testbed() *Bed {
+	bed := &Bed{}
+	SynchronizedBeforeSuite(func(ctx SpecContext) []byte {
+		b, err := json.Marshal(findOrBringUp(ctx).Handle)
+		Expect(err).NotTo(HaveOccurred())
+		return b
+	}, func(_ SpecContext, handle []byte) {
+		var h testbed.Handle
+		Expect(json.Unmarshal(handle, &h)).To(Succeed())
+		var err error
+		bed.Testbed, err = testbed.Open(h)
+		Expect(err).NotTo(HaveOccurred())
+	}, NodeTimeout(BringUpTimeout))
+	return bed
+}
+
+func findOrBringUp(ctx context.Context) *testbed.Testbed {
+	o, err := testbed.FromEnvironment()
+	Expect(err).NotTo(HaveOccurred())
+	o.Progress = progress.New(GinkgoWriter)
+	t, err := testbed.Existing(o)
+	Expect(err).NotTo(HaveOccurred())
+	if t != nil {
+		return t
+	}
+	DeferCleanup(func(ctx SpecContext) error {
+		if os.Getenv("KEEP") != "" {
+			return nil
+		}
+		return testbed.Down(ctx, o)
+	}, NodeTimeout(TearDownTimeout))
+	t, err = testbed.Up(ctx, o)
+	Expect(err).NotTo(HaveOccurred())
+	return t
+}
+
+// Namespace makes a namespace that goes with the spec (or with the ordered
+// container, when called from its BeforeAll). When a spec fails, what
+// Kubernetes and the guests know of its pods is kept first.
+func (b *Bed) Namespace(ctx context.Context, prefix string) string {
+	GinkgoHelper()
+	ns, err := b.Pods.Namespace(ctx, prefix)
+	Expect(err).NotTo(HaveOccurred())
+	DeferCleanup(func(ctx SpecContext) error {
+		if CurrentSpecReport().Failed() {
+			b.keepEvidence(ctx, ns)
+		}
+		return b.Pods.DeleteNamespace(ctx, ns)
+	}, NodeTimeout(time.Minute))
+	return ns
+}
+
+// keepEvidence writes states, events and guests' logs of a namespace's pods
+// below the artefacts.
+func (b *Bed) keepEvidence(ctx context.Context, ns string) {
+	dir := os.Getenv("ARTIFACTS_DIR")
+	if dir == "" {
+		return
+	}
+	dir = filepath.Join(dir, "failed", slug(CurrentSpecReport().FullText()))
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		GinkgoWriter.Println("artefacts:", err)
+		return
+	}
+	pods, err := b.Pods.Kube.CoreV1().Pods(ns).List(ctx, metav1.ListOptions{})
+	if err != nil {
+		GinkgoWriter.Println("artefacts: list pods:", err)
+		return
+	}
+	for _, p := range pods.Items {
+		events, err := b.Pods.Events(ctx, ns, p.Name)
+		text := fmt.Sprintf("%s\n\nevents (%v):\n%s\n", pod.Describe(&p), err, strings.Join(events, "\n"))
+		_ = os.WriteFile(filepath.Join(dir, p.Name+".txt"), []byte(text), 0o644)
+		guests, _ := filepath.Glob(filepath.Join(b.NodeLogs, simulation.LogDir, ns+"_"+p.Name+"_*"))
+		for _, g := range guests {
+			_ = os.CopyFS(filepath.Join(dir, filepath.Base(g)), os.DirFS(g))
+		}
+	}
+	AddReportEntry("artefacts", dir)
+}
+
+var notSlug = regexp.MustCompile(`[^a-z0-9]+`)
+
+func slug(s string) string {
+	s = notSlug.ReplaceAllString(strings.ToLower(s), "-")
+	return strings.Trim(s[:min(len(s), 100)], "-")
+}
+
+// Pod is a pod of the testbed's RuntimeClass with one container, called
+// Container, that runs the workload image and does nothing. It is not created.
+func (b *Bed) Pod(ns, name string, edits ...func(*corev1.Pod)) *corev1.Pod {
+	runtimeClass, grace := b.RuntimeClass, int64(1)
+	p := &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: name},
+		Spec: corev1.PodSpec{
+			RuntimeClassName: &runtimeClass, TerminationGracePeriodSeconds: &grace,
+			Containers: []corev1.Container{{Name: Container, Image: b.Nginx, Command: []string{"sleep", "infinity"}}},
+		},
+	}
+	for _, edit := range edits {
+		edit(p)
+	}
+	return p
+}
+
+// Create creates p.
+func (b *Bed) Create(ctx context.Context, p *corev1.Pod) {
+	GinkgoHelper()
+	_, err := b.Pods.Kube.CoreV1().Pods(p.Namespace).Create(ctx, p, metav1.CreateOptions{})
+	Expect(err).NotTo(HaveOccurred())
+}
+
+// Ready waits until the pod called name is Ready, and returns it.
+func (b *Bed) Ready(ctx context.Context, ns, name string) *corev1.Pod {
+	GinkgoHelper()
+	ctx, cancel := context.WithTimeout(ctx, ReadyTimeout)
+	defer cancel()
+	p, err := b.Pods.WaitReady(ctx, ns, pod.Named(name))
+	b.noError(ctx, ns, name, err)
+	return p
+}
+
+// WaitPod waits until cond holds for the pod called name, and returns it. An
+// error of cond says that it cannot hold any more. what says in words what is
+// waited for.
+func (b *Bed) WaitPod(ctx context.Context, ns, name, what string, cond func(*corev1.Pod) (bool, error)) *corev1.Pod {
+	GinkgoHelper()
+	p, err := b.Pods.WaitUntil(ctx, ns, pod.Named(name), what, cond)
+	b.noError(ctx, ns, name, err)
+	return p
+}
+
+// noError fails the spec with err and the pod's events.
+func (b *Bed) noError(ctx context.Context, ns, name string, err error) {
+	GinkgoHelper()
+	if err == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer cancel()
+	events, _ := b.Pods.Events(ctx, ns, name)
+	Fail(fmt.Sprintf("%v\nevents:\n  %s", err, strings.Join(events, "\n  ")))
+}
+
+// NeverRan asserts that no container of the pod has started.
+func (b *Bed) NeverRan(ctx context.Context, ns, name string) {
+	GinkgoHelper()
+	p, err := b.Pods.Kube.CoreV1().Pods(ns).Get(ctx, name, metav1.GetOptions{})
+	Expect(err).NotTo(HaveOccurred())
+	Expect(p).NotTo(Satisfy(pod.EverStarted), "a container ran: %s", pod.Describe(p))
+}
