@@ -29,6 +29,10 @@ import (
 // RuntimeClass is the name and handler of the simulated TEE's RuntimeClass.
 const RuntimeClass = "kata-cc"
 
+// DeployImage is the name under which the image that puts the simulated TEE on
+// nodes is loaded.
+const DeployImage = "coco-e2e.local/simulator:dev"
+
 // KBSImage is the name under which the KBS simulator's image is loaded.
 const KBSImage = "coco-e2e.local/kbs:dev"
 
@@ -129,8 +133,10 @@ func (b *Builder) compile(ctx context.Context, p *Parts) error {
 			return err
 		}
 	}
-	if err := static(p.Registry, "./simulators/registry/cmd"); err != nil {
-		return err
+	for out, pkg := range map[string]string{p.Registry: "./simulators/registry/cmd", filepath.Join(b.Cache, "bin", "deploy"): "./simulators/deploy/cmd"} {
+		if err := static(out, pkg); err != nil {
+			return err
+		}
 	}
 	if err := static(filepath.Join(b.Cache, "bin", "kbs"), "./simulators/kbs/cmd"); err != nil {
 		return err
@@ -138,6 +144,19 @@ func (b *Builder) compile(ctx context.Context, p *Parts) error {
 	// The TPM is C code; a node has no C library, so it is linked into it.
 	return b.goBuild(ctx, []string{"CGO_ENABLED=1"}, filepath.Join(p.NodePrograms, tpmProgram), "./simulators/tee/cmd",
 		"-tags", "osusergo,netgo", "-ldflags", `-s -w -linkmode external -extldflags "-static"`)
+}
+
+// DeployArchive makes the image that puts the simulated TEE on nodes, and
+// returns the archive's path.
+func (b *Builder) DeployArchive(ctx context.Context, p *Parts) (string, error) {
+	archive := filepath.Join(b.Cache, "simulator.tar")
+	err := b.Progress.Do("simulators: image for nodes", func() error {
+		return b.run(ctx, p.Registry, "archive", "--out", archive, "--reference", DeployImage, "--entrypoint", "/deploy",
+			"--binary", filepath.Join(b.Cache, "bin", "deploy")+":/deploy", "--binary", p.Registry+":/payload/bin/registry",
+			"--binary", node.Busybox+":/payload/bin/busybox",
+			"--tree", p.NodePrograms+":/payload/opt", "--tree", p.Layout+":/payload/images")
+	})
+	return archive, err
 }
 
 // goBuild builds pkg to out.
