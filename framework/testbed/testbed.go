@@ -50,6 +50,8 @@ type Options struct {
 	Root string
 	// Cache keeps what was built and the state of clusters.
 	Cache string
+	// Shim joins containerd to the simulated TEE.
+	Shim simulation.Shim
 	// Workload is the image that pods run, pinned by digest; empty for the
 	// nginx that the run builds. It needs whoami, ls, curl and true.
 	Workload string
@@ -60,14 +62,34 @@ type Options struct {
 // pinned is an image reference with a digest.
 var pinned = regexp.MustCompile(`^[^@\s]+/[^@\s]+@sha256:[0-9a-f]{64}$`)
 
-// FromEnvironment reads CLUSTER, CLUSTER_NAME, COCO_E2E_CACHE and
-// WORKLOAD_IMAGE, and finds the checkout from the working directory upwards.
+// shimFromEnvironment reads SHIM, KATA_SHIM and KATA_CONFIG.
+func shimFromEnvironment() (simulation.Shim, error) {
+	s := simulation.Shim{Kata: os.Getenv("KATA_SHIM"), KataConfig: os.Getenv("KATA_CONFIG")}
+	switch which := os.Getenv("SHIM"); {
+	case which == "kata" && s.Kata == "":
+		return s, errors.New("SHIM=kata: set KATA_SHIM to the path of a containerd-shim-kata-v2")
+	case which == "kata":
+		return s, nil
+	case which != "" && which != "coco-sim":
+		return s, fmt.Errorf("SHIM=%s: unknown shim; use SHIM=kata with KATA_SHIM=path, or SHIM=coco-sim", which)
+	case s != simulation.Shim{}:
+		return s, errors.New("KATA_SHIM and KATA_CONFIG mean something with SHIM=kata only: set that too, or unset them")
+	}
+	return simulation.Shim{}, nil
+}
+
+// FromEnvironment reads CLUSTER, CLUSTER_NAME, COCO_E2E_CACHE, WORKLOAD_IMAGE,
+// SHIM, KATA_SHIM and KATA_CONFIG, and finds the checkout from the working directory upwards.
 func FromEnvironment() (Options, error) {
 	o := Options{
 		Provider: os.Getenv("CLUSTER"), Name: os.Getenv("CLUSTER_NAME"), Cache: os.Getenv("COCO_E2E_CACHE"), Workload: os.Getenv("WORKLOAD_IMAGE"),
 	}
 	if o.Workload != "" && !pinned.MatchString(o.Workload) {
 		return o, fmt.Errorf("WORKLOAD_IMAGE=%s: name it with its registry and digest, such as docker.io/library/nginx@sha256:…", o.Workload)
+	}
+	var err error
+	if o.Shim, err = shimFromEnvironment(); err != nil {
+		return o, err
 	}
 	switch o.Provider {
 	case "", "local":
@@ -87,7 +109,6 @@ func FromEnvironment() (Options, error) {
 		}
 		o.Cache = filepath.Join(dir, "coco-e2e")
 	}
-	var err error
 	if o.Cache, err = filepath.Abs(o.Cache); err != nil {
 		return o, err
 	}
@@ -130,6 +151,9 @@ type Handle struct {
 	Simulated bool `json:"simulated"`
 	// TEE is the kind of evidence that pods give, in Trustee's words: "tpm".
 	TEE string `json:"tee"`
+	// Shim is what joins containerd to the TEE: "coco-sim", or "kata" for
+	// Kata's own Go shim.
+	Shim string `json:"shim"`
 	// LegacyInitData says that init-data in the annotation of 2024, base64
 	// without compression, is honoured.
 	LegacyInitData bool `json:"legacyInitData"`
@@ -173,6 +197,9 @@ func Up(ctx context.Context, o Options) (*Testbed, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := o.Shim.Check(img.Rootfs); err != nil {
+		return nil, err
+	}
 	c, err := local.New(local.Options{Name: o.Name, StateRoot: o.ClustersDir(), Image: img, Progress: o.Progress})
 	if err != nil {
 		return nil, err
@@ -181,7 +208,7 @@ func Up(ctx context.Context, o Options) (*Testbed, error) {
 		return nil, err
 	}
 	sim := filepath.Join(o.ClustersDir(), o.Name, "simulation")
-	if err := parts.Prepare(c, sim); err != nil {
+	if err := parts.Prepare(c, sim, o.Shim); err != nil {
 		return nil, err
 	}
 	if _, err := c.Create(ctx); err != nil {
@@ -193,7 +220,9 @@ func Up(ctx context.Context, o Options) (*Testbed, error) {
 	}
 	h := Handle{
 		Provider: o.Provider, Name: o.Name, StateRoot: o.ClustersDir(), Kubeconfig: c.GetKubeconfig(),
-		RuntimeClass: simulation.RuntimeClass, Simulated: true, TEE: "tpm", LegacyInitData: true,
+		RuntimeClass: simulation.RuntimeClass, Simulated: true, TEE: "tpm",
+		Shim: o.Shim.Name(), LegacyInitData: o.Shim.Kata == "", // Kata 4.1 ignores that annotation.
+
 		Nginx: parts.Images["nginx"].Pinned(), UnlistedImage: simulation.KBSImage,
 		KBSURL:      fmt.Sprintf("http://%s.%s.svc.cluster.local:%d", KBSService, KBSNamespace, KBSPort),
 		KBSAdminKey: admin, NodeLogs: c.Nodes()[0].Logs(),
@@ -206,7 +235,7 @@ func Up(ctx context.Context, o Options) (*Testbed, error) {
 		return nil, err
 	}
 	if err := o.Progress.Do("simulated TEE: registry, pod VM daemon, RuntimeClass", func() error {
-		if err := parts.StartNode(ctx, c); err != nil {
+		if err := parts.StartNode(ctx, c, o.Shim); err != nil {
 			return err
 		}
 		return simulation.CreateRuntimeClass(ctx, t.Pods.Kube)
@@ -261,6 +290,9 @@ func Existing(o Options) (*Testbed, error) {
 	var h Handle
 	if err := json.Unmarshal(b, &h); err != nil {
 		return nil, fmt.Errorf("%s: %w; remove the cluster with `make down`", o.handlePath(), err)
+	}
+	if h.Shim != o.Shim.Name() {
+		return nil, fmt.Errorf("the cluster %s that an earlier run kept has the shim %s, and SHIM asks for %s: remove it with `make down`", h.Name, h.Shim, o.Shim.Name())
 	}
 	return Open(h)
 }

@@ -32,9 +32,9 @@ const hypervisorSocket = "/run/peerpod/hypervisor.sock"
 
 // Prepare writes the node's configuration into dir and shows it, with the
 // programs, to a local cluster that does not run yet.
-func (p *Parts) Prepare(c *local.Cluster, dir string) error {
-	mirror := p.mirror(c)
-	data := map[string]string{"Mirror": mirror, "HypervisorSocket": hypervisorSocket, "RuntimeClass": RuntimeClass}
+func (p *Parts) Prepare(c *local.Cluster, dir string, shim Shim) error {
+	data := shim.runtimeSettings()
+	data["Mirror"], data["RuntimeClass"] = p.mirror(c), RuntimeClass
 	programs := filepath.Join(dir, "opt")
 	if err := guest.Snapshot(p.NodePrograms, programs); err != nil {
 		return fmt.Errorf("simulator programs: %w", err)
@@ -55,6 +55,13 @@ func (p *Parts) Prepare(c *local.Cluster, dir string) error {
 			return err
 		}
 	}
+	if shim.Kata != "" {
+		kata := filepath.Join(dir, "kata")
+		if err := shim.layOut(kata); err != nil {
+			return err
+		}
+		c.AddMount(cluster.Mount{Source: kata, Target: kataDir})
+	}
 	for source, target := range map[string]string{
 		programs: "/opt/coco-sim", filepath.Join(dir, "etc"): "/etc/coco-sim",
 		filepath.Join(dir, "conf.d"): "/etc/containerd/conf.d", filepath.Join(dir, "certs.d"): "/etc/containerd/certs.d",
@@ -71,11 +78,17 @@ func (p *Parts) mirror(c *local.Cluster) string {
 // StartNode starts what runs beside the kubelet: the registry, on this machine
 // but in the node's PID namespace so that it ends with the node, and podvm on
 // the node. It returns when both serve.
-func (p *Parts) StartNode(ctx context.Context, c *local.Cluster) error {
+func (p *Parts) StartNode(ctx context.Context, c *local.Cluster, shim Shim) error {
 	if err := p.startRegistry(ctx, c, filepath.Join(c.Nodes()[0].Logs(), "registry.log")); err != nil {
 		return err
 	}
 	n := c.Nodes()[0]
+	if shim.Kata != "" {
+		// Kata's shim fails every pod where nothing listens on /dev/log.
+		if err := n.Start(ctx, "/var/log/syslogd.log", "/bin/busybox", "syslogd", "-n", "-O", "/var/log/syslog"); err != nil {
+			return err
+		}
+	}
 	if err := n.Start(ctx, "/var/log/podvm.log", "/opt/coco-sim/bin/podvm", "--config", "/etc/coco-sim/podvm.toml"); err != nil {
 		return err
 	}
