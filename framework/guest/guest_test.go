@@ -20,11 +20,11 @@ func TestLoneGuest(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 	defer cancel()
-	cache, err := os.UserCacheDir()
+	cache, err := DefaultCache()
 	if err != nil {
-		cache = t.TempDir()
+		t.Fatal(err)
 	}
-	parts, err := Build(ctx, "../..", filepath.Join(cache, "coco-e2e", "guest"), t.TempDir())
+	parts, err := Build(ctx, "../..", cache, t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -99,3 +99,16 @@ func (p Parts) writeImages(ctx context.Context) error {
 	}
 	return os.Remove(archive)
 }
+
+// DefaultCache is where builds are kept: below COCO_E2E_CACHE, or the user's cache directory.
+func DefaultCache() (string, error) {
+	dir := os.Getenv("COCO_E2E_CACHE")
+	if dir == "" {
+		user, err := os.UserCacheDir()
+		if err != nil {
+			return "", fmt.Errorf("no cache directory: %w; set COCO_E2E_CACHE", err)
+		}
+		dir = filepath.Join(user, "coco-e2e")
+	}
+	return filepath.Abs(filepath.Join(dir, "guest"))
+}
