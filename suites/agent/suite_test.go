@@ -74,3 +74,8 @@ var _ = SynchronizedBeforeSuite(func(ctx SpecContext) []byte {
 	Expect(err).NotTo(HaveOccurred())
 	DeferCleanup(host.Close)
 }, NodeTimeout(buildTimeout))
+
+// entry is a table's entry with the time that every spec has.
+func entry(name string, args ...any) TableEntry {
+	return Entry(name, append([]any{Offset(1), SpecTimeout(specTimeout)}, args...)...)
+}

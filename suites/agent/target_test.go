@@ -38,20 +38,26 @@ type target struct {
 // for it, with the policy in its init-data, or the given one with its policy set.
 func fresh(ctx context.Context, policy string) *target {
 	GinkgoHelper()
-	t := &target{address: givenAddress, image: givenImage}
 	if givenAddress == "" {
-		g, err := host.Start(ctx, document(policy))
-		Expect(err).NotTo(HaveOccurred())
-		DeferCleanup(g.Stop)
-		DeferCleanup(evidence, g)
-		t.address, t.image = g.Address, guest.ShellImage
+		return freshWith(ctx, document(policy))
 	}
+	t := &target{address: givenAddress, image: givenImage}
 	t.Client = t.dial(ctx)
-	if givenAddress != "" {
-		// The spec before this one left a policy that lets itself be replaced, or nothing can go on.
-		t.setPolicy(ctx, policy)
-		DeferCleanup(func(ctx SpecContext) { t.setPolicy(ctx, allowAll()) })
-	}
+	// The spec before this one left a policy that lets itself be replaced, or nothing can go on.
+	t.setPolicy(ctx, policy)
+	DeferCleanup(func(ctx SpecContext) { t.setPolicy(ctx, allowAll()) })
+	return t
+}
+
+// freshWith starts a guest with the init-data.
+func freshWith(ctx context.Context, document string) *target {
+	GinkgoHelper()
+	g, err := host.Start(ctx, document)
+	Expect(err).NotTo(HaveOccurred())
+	DeferCleanup(g.Stop)
+	DeferCleanup(evidence, g)
+	t := &target{address: g.Address, image: guest.ShellImage}
+	t.Client = t.dial(ctx)
 	return t
 }
 
