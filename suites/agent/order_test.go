@@ -146,8 +146,7 @@ var _ = Describe("Out of order", func() {
 		for _, rpc := range []string{"StartContainer", "ExecProcess", "RemoveContainer"} {
 			Expect(byContainer[rpc](ctx, t.Agent, id, "")).To(noContainer(), "%s before the creation", rpc)
 		}
-		_, err := t.Agent.CreateContainer(ctx, containerRequest(id, t.image, "/bin/sleep", "1000000"))
-		Expect(err).NotTo(HaveOccurred())
+		t.createAs(ctx, containerRequest(id, t.image, "/bin/sleep", "1000000"))
 		t.start(ctx, id)
 		Expect(byContainer["StartContainer"](ctx, t.Agent, id, "")).To(beRefused(), "started already")
 		Expect(t.output(ctx, id, "echo alive")).To(Equal("alive\n"), "the container runs on")
@@ -180,8 +179,8 @@ var _ = Describe("Out of order", func() {
 
 		id := t.idle(ctx)
 		t.remove(ctx, id)
-		_, err = t.Agent.CreateContainer(ctx, containerRequest(id, t.image, "/bin/sh", "-c", "echo again"))
-		Expect(err).NotTo(HaveOccurred(), "the id is free again")
+		By("using the id again")
+		t.createAs(ctx, containerRequest(id, t.image, "/bin/sh", "-c", "echo again"))
 		t.start(ctx, id)
 		Expect(t.read(ctx, id, id)).To(Equal("again\n"))
 	}, SpecTimeout(specTimeout))

@@ -41,7 +41,7 @@ func fresh(ctx context.Context, policy string) *target {
 	if givenAddress == "" {
 		return freshWith(ctx, document(policy))
 	}
-	t := &target{address: givenAddress, image: givenImage}
+	t := &target{address: givenAddress, image: givenImage, sandbox: givenSandbox}
 	t.Client = t.dial(ctx)
 	// The spec before this one left a policy that lets itself be replaced, or nothing can go on.
 	t.setPolicy(ctx, policy)
@@ -113,13 +113,26 @@ func (t *target) expectHealthy(ctx context.Context) {
 	Expect(r.Status).To(Equal(pb.HealthCheckResponse_SERVING))
 }
 
-// createSandbox makes the pod's sandbox with its container, as a shim begins.
+// givenSandbox is the one that specs share at a given guest: making another wipes it.
+var givenSandbox string
+
+// createSandbox makes the pod's sandbox with its container, as a shim begins,
+// if there is none.
 func (t *target) createSandbox(ctx context.Context) {
 	GinkgoHelper()
+	if t.image == "" {
+		Skip("no image to run: set AGENT_IMAGE to one that the guest can pull, with a busybox in /bin")
+	}
+	if t.sandbox != "" {
+		return
+	}
 	id := newID()
 	_, err := t.Agent.CreateSandbox(ctx, sandboxRequest(id))
 	Expect(err).NotTo(HaveOccurred())
 	t.sandbox = id
+	if givenAddress != "" {
+		givenSandbox = id
+	}
 	_, err = t.Agent.CreateContainer(ctx, containerRequest(id, "pause", "/pause"))
 	Expect(err).NotTo(HaveOccurred())
 	t.start(ctx, id)
@@ -175,16 +188,23 @@ func containerRequest(id, image string, args ...string) *pb.CreateContainerReque
 // create makes a container of the shell's image that runs args once it is started.
 func (t *target) create(ctx context.Context, args ...string) string {
 	GinkgoHelper()
-	if t.image == "" {
-		Skip("no image to run: set AGENT_IMAGE to one that the guest can pull, with a busybox in /bin")
-	}
-	if t.sandbox == "" {
-		t.createSandbox(ctx)
-	}
+	t.createSandbox(ctx)
 	id := newID()
-	_, err := t.Agent.CreateContainer(ctx, containerRequest(id, t.image, args...))
-	Expect(err).NotTo(HaveOccurred())
+	t.createAs(ctx, containerRequest(id, t.image, args...))
 	return id
+}
+
+// createAs makes a container as requested. A given guest is rid of it after the spec.
+func (t *target) createAs(ctx context.Context, r *pb.CreateContainerRequest) {
+	GinkgoHelper()
+	_, err := t.Agent.CreateContainer(ctx, r)
+	Expect(err).NotTo(HaveOccurred())
+	if givenAddress != "" {
+		DeferCleanup(func(ctx SpecContext) {
+			t.setPolicy(ctx, allowAll())
+			_, _ = t.Agent.RemoveContainer(ctx, &pb.RemoveContainerRequest{ContainerId: r.ContainerId}) // the spec may have done so
+		})
+	}
 }
 
 func (t *target) start(ctx context.Context, id string) {
