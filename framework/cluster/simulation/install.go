@@ -3,7 +3,6 @@ package simulation
 import (
 	"context"
 	"fmt"
-	"io/fs"
 	"net"
 	"net/http"
 	"os"
@@ -22,7 +21,7 @@ import (
 
 	"github.com/coco-e2e/coco-e2e/framework/cluster"
 	"github.com/coco-e2e/coco-e2e/framework/cluster/local"
-	"github.com/coco-e2e/coco-e2e/framework/cluster/node"
+	"github.com/coco-e2e/coco-e2e/framework/guest"
 	"github.com/coco-e2e/coco-e2e/manifests"
 )
 
@@ -38,7 +37,7 @@ func (p *Parts) Prepare(c *local.Cluster, dir string, shim Shim) error {
 	data := shim.runtimeSettings()
 	data["Mirror"], data["RuntimeClass"] = p.mirror(c), RuntimeClass
 	programs := filepath.Join(dir, "opt")
-	if err := snapshot(p.NodePrograms, programs); err != nil {
+	if err := guest.Snapshot(p.NodePrograms, programs); err != nil {
 		return fmt.Errorf("simulator programs: %w", err)
 	}
 	for to, from := range map[string]string{
@@ -67,36 +66,6 @@ func (p *Parts) Prepare(c *local.Cluster, dir string, shim Shim) error {
 		c.AddMount(cluster.Mount{Source: source, Target: target})
 	}
 	return nil
-}
-
-// snapshot copies from into to, so that a later build does not change a running
-// node. Programs are hard links: the compiler replaces them and never writes
-// into them.
-func snapshot(from, to string) error {
-	compiled := map[string]bool{tpmProgram: true}
-	for _, p := range nodePrograms {
-		compiled[p] = true
-	}
-	for _, p := range guestPrograms {
-		compiled[filepath.Join(guestRoot, p)] = true
-	}
-	return filepath.WalkDir(from, func(p string, d fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		rel, err := filepath.Rel(from, p)
-		if err != nil {
-			return err
-		}
-		target := filepath.Join(to, rel)
-		switch {
-		case d.IsDir():
-			return os.MkdirAll(target, 0o755)
-		case compiled[rel]:
-			return os.Link(p, target)
-		}
-		return node.CopyFile(p, target)
-	})
 }
 
 func (p *Parts) mirror(c *local.Cluster) string {

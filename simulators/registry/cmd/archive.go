@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -14,7 +15,7 @@ import (
 type archiveOptions struct {
 	out, reference    string
 	binaries, files   []string
-	trees             []string
+	trees, links      []string
 	entrypoint, ports []string
 }
 
@@ -30,6 +31,7 @@ func archiveCommand() *cobra.Command {
 	f.StringArrayVar(&o.binaries, "binary", nil, "program as /path/here:/path/in/the/image; may be repeated")
 	f.StringArrayVar(&o.files, "file", nil, "other file as /path/here:/path/in/the/image; may be repeated")
 	f.StringArrayVar(&o.trees, "tree", nil, "directory with all that is in it as /path/here:/path/in/the/image; may be repeated")
+	f.StringArrayVar(&o.links, "link", nil, "symbolic link as /path/in/the/image:target; may be repeated")
 	f.StringArrayVar(&o.entrypoint, "entrypoint", nil, "word of the image's entrypoint; may be repeated")
 	f.StringArrayVar(&o.ports, "port", nil, "port that the image says it serves, such as 8080/tcp; may be repeated")
 	require(cmd, "out", "reference", "binary", "entrypoint")
@@ -53,6 +55,13 @@ func (o archiveOptions) write() error {
 		if err := tree.AddTree(pair); err != nil {
 			return fmt.Errorf("--tree: %w", err)
 		}
+	}
+	for _, pair := range o.links {
+		link, target, ok := strings.Cut(pair, ":")
+		if !ok || link == "" || target == "" {
+			return fmt.Errorf("--link %q: write it as /path/in/the/image:target", pair)
+		}
+		tree.AddLink(link, target)
 	}
 	tree.AddUsers("/sbin/nologin")
 	for _, dir := range []string{"dev", "proc", "run", "sys", "var/tmp"} {
