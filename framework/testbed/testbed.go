@@ -18,6 +18,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"time"
 
@@ -46,6 +47,8 @@ type Options struct {
 	Provider string
 	// Name of the cluster.
 	Name string
+	// Nodes is how many nodes the cluster has.
+	Nodes int
 	// Root is the root directory of a checkout of this project.
 	Root string
 	// Cache keeps what was built and the state of clusters.
@@ -78,8 +81,8 @@ func shimFromEnvironment() (simulation.Shim, error) {
 	return simulation.Shim{}, nil
 }
 
-// FromEnvironment reads CLUSTER, CLUSTER_NAME, COCO_E2E_CACHE, WORKLOAD_IMAGE,
-// SHIM, KATA_SHIM and KATA_CONFIG, and finds the checkout from the working directory upwards.
+// FromEnvironment reads CLUSTER, CLUSTER_NAME, NODES, COCO_E2E_CACHE,
+// WORKLOAD_IMAGE, SHIM, KATA_SHIM and KATA_CONFIG, and finds the checkout from the working directory upwards.
 func FromEnvironment() (Options, error) {
 	o := Options{
 		Provider: os.Getenv("CLUSTER"), Name: os.Getenv("CLUSTER_NAME"), Cache: os.Getenv("COCO_E2E_CACHE"), Workload: os.Getenv("WORKLOAD_IMAGE"),
@@ -90,6 +93,11 @@ func FromEnvironment() (Options, error) {
 	var err error
 	if o.Shim, err = shimFromEnvironment(); err != nil {
 		return o, err
+	}
+	if v := os.Getenv("NODES"); v != "" {
+		if o.Nodes, err = strconv.Atoi(v); err != nil || o.Nodes < 1 {
+			return o, fmt.Errorf("NODES=%s: use a number of nodes, such as 1 or 3", v)
+		}
 	}
 	switch o.Provider {
 	case "", "local":
@@ -165,7 +173,10 @@ type Handle struct {
 	KBSURL string `json:"kbsURL"`
 	// KBSAdminKey is the Ed25519 key, PKCS8 in PEM, that signs administrators' tokens.
 	KBSAdminKey string `json:"kbsAdminKey"`
-	// NodeLogs is the node's /var/log as this machine sees it, or "".
+	// Nodes is how many nodes run pods.
+	Nodes int `json:"nodes"`
+	// NodeLogs is a directory of this machine that shows each node's /var/log
+	// under the node's name, or "".
 	NodeLogs string `json:"nodeLogs"`
 }
 
@@ -200,7 +211,7 @@ func Up(ctx context.Context, o Options) (*Testbed, error) {
 	if err := o.Shim.Check(img.Rootfs); err != nil {
 		return nil, err
 	}
-	c, err := local.New(local.Options{Name: o.Name, StateRoot: o.ClustersDir(), Image: img, Progress: o.Progress})
+	c, err := local.New(local.Options{Name: o.Name, Nodes: o.Nodes, StateRoot: o.ClustersDir(), Image: img, Progress: o.Progress})
 	if err != nil {
 		return nil, err
 	}
@@ -225,7 +236,7 @@ func Up(ctx context.Context, o Options) (*Testbed, error) {
 
 		Nginx: parts.Images["nginx"].Pinned(), UnlistedImage: simulation.KBSImage,
 		KBSURL:      fmt.Sprintf("http://%s.%s.svc.cluster.local:%d", KBSService, KBSNamespace, KBSPort),
-		KBSAdminKey: admin, NodeLogs: c.Nodes()[0].Logs(),
+		KBSAdminKey: admin, NodeLogs: c.Logs(), Nodes: len(c.Nodes()),
 	}
 	if o.Workload != "" {
 		h.Nginx = o.Workload
@@ -234,8 +245,8 @@ func Up(ctx context.Context, o Options) (*Testbed, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := o.Progress.Do("simulated TEE: registry, pod VM daemon, RuntimeClass", func() error {
-		if err := parts.StartNode(ctx, c, o.Shim); err != nil {
+	if err := o.Progress.Do("simulated TEE: registry, pod VM daemons, RuntimeClass", func() error {
+		if err := parts.StartNodes(ctx, c, o.Shim); err != nil {
 			return err
 		}
 		return simulation.CreateRuntimeClass(ctx, t.Pods.Kube)

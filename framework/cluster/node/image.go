@@ -161,7 +161,7 @@ func assemble(img *Image) error {
 	r := img.Rootfs
 	for _, d := range []string{
 		"bin", "dev", "etc/cni/net.d", "etc/containerd/conf.d", "etc/containerd/certs.d", "etc/kubernetes/manifests", "etc/coco-sim", "kind",
-		"lib/modules", "opt/cni/bin", "opt/coco-sim", "proc", "root", "run", "sys", "tmp", "usr/bin", "usr/libexec/kubernetes", "usr/local/bin",
+		"lib/modules", "opt/cni/bin", "opt/coco-sim", "opt/kata", "proc", "root", "run", "sys", "tmp", "usr/bin", "usr/libexec/kubernetes", "usr/local/bin",
 		"usr/local/sbin", "usr/sbin", "var/lib/kubelet", "var/log",
 	} {
 		if err := os.MkdirAll(filepath.Join(r, d), 0o755); err != nil {
@@ -172,28 +172,28 @@ func assemble(img *Image) error {
 		return err
 	}
 	files := map[string]string{
-		"etc/passwd":           "root:x:0:0:root:/root:/bin/sh\n",
-		"etc/group":            "root:x:0:\n",
-		"etc/hosts":            "127.0.0.1 localhost\n::1 localhost\n",
-		"etc/nsswitch.conf":    "hosts: files dns\n",
-		"etc/os-release":       "PRETTY_NAME=\"coco-e2e node (busybox)\"\nID=busybox\n",
-		"etc/resolv.conf":      "",
-		"etc/machine-id":       "",
-		"kind/version":         KubernetesVersion + "\n",
-		"etc/mime.types":       "",
-		"etc/shells":           "/bin/sh\n",
-		"usr/libexec/.keep":    "",
-		"etc/subuid":           "",
-		"etc/ld.so.conf":       "/lib/x86_64-linux-gnu\n/usr/lib/x86_64-linux-gnu\n",
-		"etc/kubernetes/.keep": "",
+		"etc/passwd":        "root:x:0:0:root:/root:/bin/sh\n",
+		"etc/group":         "root:x:0:\n",
+		"etc/hosts":         "127.0.0.1 localhost\n::1 localhost\n",
+		"etc/nsswitch.conf": "hosts: files dns\n",
+		"etc/os-release":    "PRETTY_NAME=\"coco-e2e node (busybox)\"\nID=busybox\n",
+		"etc/resolv.conf":   "",
+		"etc/machine-id":    "",
+		"kind/version":      KubernetesVersion + "\n",
+		"etc/ld.so.conf":    "/lib/x86_64-linux-gnu\n/usr/lib/x86_64-linux-gnu\n",
 	}
 	for name, text := range files {
 		if err := os.WriteFile(filepath.Join(r, name), []byte(text), 0o644); err != nil {
 			return err
 		}
 	}
-	for name, to := range map[string]string{"containerd.toml": "etc/containerd/config.toml", "10-node.conflist": "etc/cni/net.d/10-node.conflist"} {
-		if err := os.WriteFile(filepath.Join(r, to), manifests.Read("node/"+name), 0o644); err != nil {
+	// Of a cluster's first node; the other nodes' says which they are.
+	network, err := manifests.Fill("node/10-node.conflist", map[string]int{"Node": 0})
+	if err != nil {
+		return err
+	}
+	for to, text := range map[string][]byte{"etc/containerd/config.toml": manifests.Read("node/containerd.toml"), "etc/cni/net.d/10-node.conflist": network} {
+		if err := os.WriteFile(filepath.Join(r, to), text, 0o644); err != nil {
 			return err
 		}
 	}

@@ -13,6 +13,7 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	nodev1 "k8s.io/api/node/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -106,14 +107,21 @@ func (p *Parts) mirror(c *local.Cluster) string {
 	return "http://" + net.JoinHostPort(c.Gateway(), strconv.Itoa(registryPort))
 }
 
-// StartNode starts what runs beside the kubelet: the registry, on this machine
-// but in the node's PID namespace so that it ends with the node, and podvm on
-// the node. It returns when both serve.
-func (p *Parts) StartNode(ctx context.Context, c *local.Cluster, shim Shim) error {
+// StartNodes starts what runs beside the kubelets: the registry, on this
+// machine but in the control plane's PID namespace so that it ends with it,
+// and podvm on every node. It returns when all serve.
+func (p *Parts) StartNodes(ctx context.Context, c *local.Cluster, shim Shim) error {
 	if err := p.startRegistry(ctx, c, filepath.Join(c.Nodes()[0].Logs(), "registry.log")); err != nil {
 		return err
 	}
-	n := c.Nodes()[0]
+	g, ctx := errgroup.WithContext(ctx)
+	for _, n := range c.Nodes() {
+		g.Go(func() error { return startNode(ctx, n, shim) })
+	}
+	return g.Wait()
+}
+
+func startNode(ctx context.Context, n cluster.Node, shim Shim) error {
 	if shim.Kata != "" {
 		// Kata's shim fails every pod where nothing listens on /dev/log.
 		if err := n.Start(ctx, "/var/log/syslogd.log", "/bin/busybox", "syslogd", "-n", "-O", "/var/log/syslog"); err != nil {
@@ -125,7 +133,7 @@ func (p *Parts) StartNode(ctx context.Context, c *local.Cluster, shim Shim) erro
 	}
 	check := fmt.Sprintf(`i=0; while [ ! -S %s ]; do i=$((i+1)); [ $i -lt 500 ] || { tail -n 5 /var/log/podvm.log; exit 1; }; usleep 20000; done`, hypervisorSocket)
 	if err := n.Exec(ctx, nil, nil, "/bin/sh", "-c", check); err != nil {
-		return fmt.Errorf("podvm did not serve %s within 10 s: %w", hypervisorSocket, err)
+		return fmt.Errorf("podvm on node %s did not serve %s within 10 s: %w", n.Name(), hypervisorSocket, err)
 	}
 	return nil
 }
