@@ -71,7 +71,7 @@ func (c *Client) stream(ctx context.Context, u *url.URL, s IO) (exitCode int, er
 	return 0, err
 }
 
-// Exec runs argv in a container (the first one when container is empty) as
+// Exec runs argv in a container (the pod's only one when container is empty) as
 // `kubectl exec` does. A command that ran is a Result, whatever its exit code;
 // an error means that it did not run, or that nobody can tell.
 func (c *Client) Exec(ctx context.Context, namespace, name, container string, argv ...string) (Result, error) {

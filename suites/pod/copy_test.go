@@ -7,8 +7,6 @@ import (
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
-
-	"github.com/coco-e2e/coco-e2e/framework/suite"
 )
 
 func readFile(path string) string {
@@ -55,7 +53,7 @@ func contents(dir string) map[string]string {
 }
 
 var _ = Describe("cp", Label("pod"), func() {
-	It("copies files and directories into the pod and out of it, intact", SpecTimeout(suite.DefaultSpecTimeout), func(ctx SpecContext) {
+	It("copies files and directories into the pod and out of it, intact", SpecTimeout(limit), func(ctx SpecContext) {
 		ns := running(ctx, "copy")
 		src := tree()
 		Expect(bed.Pods.CopyTo(ctx, os.DirFS(src), ns, "copy", "", "/tmp/in/side")).To(Succeed())

@@ -22,6 +22,9 @@ import (
 	"github.com/coco-e2e/coco-e2e/framework/suite"
 )
 
+// limit bounds a spec: each takes seconds, and an idle machine a few.
+const limit = 90 * time.Second
+
 // script makes a pod's container run text in a shell. The shell is the
 // container's first process, and so gets its signals.
 func script(text string) func(*corev1.Pod) {
@@ -41,7 +44,7 @@ func running(ctx context.Context, name string, edits ...func(*corev1.Pod)) strin
 // printed; it must succeed.
 func shell(ctx context.Context, ns, name, text string) string {
 	GinkgoHelper()
-	r, err := bed.Pods.Exec(ctx, ns, name, "", "sh", "-c", text)
+	r, err := bed.Pods.Exec(ctx, ns, name, suite.Container, "sh", "-c", text)
 	Expect(err).NotTo(HaveOccurred())
 	Expect(r.ExitCode).To(BeZero(), "%s\n%+v", text, r)
 	return r.Stdout
@@ -56,7 +59,7 @@ func random(n int) []byte {
 func sum(b []byte) string { return fmt.Sprintf("%x", sha256.Sum256(b)) }
 
 var _ = Describe("exec", Label("pod"), func() {
-	It("gives back the command's exit code, and its output stream by stream", SpecTimeout(suite.DefaultSpecTimeout), func(ctx SpecContext) {
+	It("gives back the command's exit code, and its output stream by stream", SpecTimeout(limit), func(ctx SpecContext) {
 		ns := running(ctx, "exec", func(p *corev1.Pod) { p.Spec.Containers[0].WorkingDir = "/usr/share" })
 		for _, code := range []int{0, 1, 2, 42, 126, 127, 128, 254, 255} {
 			r, err := bed.Pods.Exec(ctx, ns, "exec", "", "sh", "-c", "exit "+strconv.Itoa(code))
@@ -79,7 +82,7 @@ var _ = Describe("exec", Label("pod"), func() {
 		Expect(pod.Classify(r, err)).To(HaveField("Outcome", pod.Inconclusive))
 	})
 
-	It("carries megabytes both ways intact", SpecTimeout(suite.DefaultSpecTimeout), func(ctx SpecContext) {
+	It("carries megabytes both ways intact", SpecTimeout(limit), func(ctx SpecContext) {
 		ns := running(ctx, "exec")
 		data := random(3 << 20)
 		By("through stdin and stdout of one command")
@@ -99,7 +102,7 @@ var _ = Describe("exec", Label("pod"), func() {
 		Expect(r.ExitCode).To(Equal(7))
 	})
 
-	It("runs many sessions at a time, each with its own streams", SpecTimeout(suite.DefaultSpecTimeout), func(ctx SpecContext) {
+	It("runs many sessions at a time, each with its own streams", SpecTimeout(limit), func(ctx SpecContext) {
 		ns := running(ctx, "exec")
 		results, errs := make([]pod.Result, 12), make([]error, 12)
 		var all sync.WaitGroup
@@ -116,7 +119,7 @@ var _ = Describe("exec", Label("pod"), func() {
 		}
 	})
 
-	It("has a terminal when asked, whose size follows the user's", SpecTimeout(suite.DefaultSpecTimeout), func(ctx SpecContext) {
+	It("has a terminal when asked, whose size follows the user's", SpecTimeout(limit), func(ctx SpecContext) {
 		ns := running(ctx, "exec")
 		By("without -t there is none")
 		r, err := bed.Pods.Exec(ctx, ns, "exec", "", "sh", "-c", "test -t 0 || test -t 1 || echo none")
@@ -142,7 +145,7 @@ var _ = Describe("exec", Label("pod"), func() {
 		Eventually(t.done).WithContext(ctx).Should(Receive(Equal(5)))
 	})
 
-	It("ends when the container does", SpecTimeout(suite.DefaultSpecTimeout), func(ctx SpecContext) {
+	It("ends when the container does", SpecTimeout(limit), func(ctx SpecContext) {
 		ns := running(ctx, "exec", script("trap 'exit 0' USR1; while :; do sleep 0.1; done"), func(p *corev1.Pod) {
 			p.Spec.RestartPolicy = corev1.RestartPolicyNever
 		})
@@ -162,14 +165,16 @@ var _ = Describe("exec", Label("pod"), func() {
 	})
 })
 
-// eventuallyRuns waits until the container runs a command, of the given words.
+// commands lists the container's processes.
+func commands(ctx context.Context, ns, name string) string {
+	GinkgoHelper()
+	return shell(ctx, ns, name, "cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\000' ' '")
+}
+
+// eventuallyRuns waits until one of the container's processes is command.
 func eventuallyRuns(ctx context.Context, ns, name, command string) {
 	GinkgoHelper()
-	Eventually(ctx, func() (string, error) {
-		// The brackets keep the search from finding itself.
-		r, err := bed.Pods.Exec(ctx, ns, name, "", "sh", "-c", "cat /proc/[0-9]*/cmdline | tr '\\000' ' '")
-		return r.Stdout, err
-	}).WithPolling(100 * time.Millisecond).Should(ContainSubstring(command))
+	Eventually(ctx, func() string { return commands(ctx, ns, name) }).WithPolling(100 * time.Millisecond).Should(ContainSubstring(command))
 }
 
 // terminal is a person's at `kubectl exec -it … sh`.
