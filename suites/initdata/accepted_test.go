@@ -32,6 +32,9 @@ var _ = Describe("init-data in a form that Kata takes", Label("init-data"), func
 		Entry("gzip of several members", NodeTimeout(suite.DefaultSpecTimeout),
 			func() string { return document(permissive) },
 			func(raw string) string { return encoded(raw[:25], raw[25:]) }),
+		Entry("a document as long as CreateVM can carry", NodeTimeout(suite.DefaultSpecTimeout),
+			func() string { return longest(0) },
+			func(raw string) string { return encoded(raw) }),
 		Entry("lines that end as on Windows, a byte order mark of a file's, a file that the guest does not know", NodeTimeout(suite.DefaultSpecTimeout),
 			func() string {
 				return strings.ReplaceAll(document(permissive)+"\"notes.txt\" = '\ufeffnotes'\n", "\n", "\r\n")
@@ -76,6 +79,16 @@ var _ = Describe("init-data in a form that Kata takes", Label("init-data"), func
 		}
 	}, NodeTimeout(suite.DefaultSpecTimeout))
 })
+
+// maxDocument is 4 MiB, what a ttrpc message holds, less 64 KiB for the rest of
+// the message.
+const maxDocument = 4<<20 - 64<<10
+
+// longest is a document of so many bytes, and some more.
+func longest(more int) string {
+	raw := document(permissive)
+	return raw + strings.Repeat("#", maxDocument+more-len(raw)-1) + "\n"
+}
 
 var _ = Describe("the init-data annotation", Label("init-data"), func() {
 	It("counts when the pod starts: changed later, it loosens nothing", func(ctx SpecContext) {

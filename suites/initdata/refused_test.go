@@ -122,8 +122,12 @@ var _ = Describe("an annotation that the shim cannot use", Label("init-data"), f
 		Entry("what is more than it looks like", NodeTimeout(suite.DefaultSpecTimeout), func() []refusal {
 			return []refusal{
 				{
+					what: "a byte more than CreateVM can carry", value: encoded(longest(1)),
+					says: "init-data is longer than 4128768 bytes", kata: "FailedCreatePodSandBox", // its words are not known
+				},
+				{
 					what: "64 MiB in 64 kB", value: encoded(head + "[data]\n" + strings.Repeat("\n", 64<<20)),
-					says: "init-data is longer than 4128768 bytes", kata: "message", // longer than ttrpc's may be
+					says: "init-data is longer than 4128768 bytes", kata: "FailedCreatePodSandBox",
 				},
 				{
 					what: "brackets without end", value: encoded(head + "x = " + strings.Repeat("[", 4_000_000)),
