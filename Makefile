@@ -4,7 +4,7 @@
 .PHONY: help e2e up down test lint bench build prerequisites generate fuzz
 
 COCO := bin/coco-e2e
-export CLUSTER CLUSTER_NAME COCO_E2E_CACHE ARTIFACTS_DIR WORKLOAD_IMAGE KEEP FOCUS LABELS FUZZTIME
+export CLUSTER CLUSTER_NAME NODES COCO_E2E_CACHE ARTIFACTS_DIR WORKLOAD_IMAGE KEEP FOCUS LABELS SUITES SHIM KATA_SHIM KATA_CONFIG FUZZTIME TARGETS
 
 help: ## say what there is
 	@echo "targets:"
@@ -13,9 +13,12 @@ help: ## say what there is
 	@echo "  KEEP=1            keep the cluster after make e2e (make down removes it)"
 	@echo "  FOCUS='text'      run only specs whose text matches this regular expression"
 	@echo "  LABELS='expr'     run only specs with these labels (Ginkgo label filter)"
+	@echo "  SUITES=a,b        run only these suites of suites/"
+	@echo "  NODES=3           nodes of the cluster (1)"
 	@echo "  CLUSTER=local     provider of the cluster (the only one so far)"
 	@echo "  CLUSTER_NAME=x    name of the cluster (coco-e2e)"
 	@echo "  WORKLOAD_IMAGE=i  image of the pods, by digest (built from Debian's packages)"
+	@echo "  SHIM=kata         drive the simulated TEE with Kata's shim, KATA_SHIM=path (docs/configuration.md)"
 	@echo "  COCO_E2E_CACHE=d  where builds and clusters' state are kept (~/.cache/coco-e2e)"
 	@echo "  ARTIFACTS_DIR=d   where reports go (artifacts/)"
 
@@ -29,7 +32,7 @@ down: build ## remove every cluster that a run kept or left behind
 	@$(COCO) down
 
 test: prerequisites ## unit tests and the specs that need no cluster, race detector on
-	go test -race ./framework/... ./simulators/... ./manifests/...
+	go test -race ./framework/... ./simulators/... ./manifests/... ./suites/agent
 
 lint: prerequisites ## gofumpt, go vet, staticcheck, ginkgolinter
 	@scripts/lint
@@ -40,7 +43,7 @@ bench: prerequisites build ## measure pods, execs, memory and phases on a fresh 
 build: ## put the command at bin/coco-e2e
 	@go build -trimpath -o $(COCO) ./framework/cmd/coco-e2e
 
-fuzz: ## run each fuzz target for FUZZTIME (10s)
+fuzz: ## run each fuzz target, or those that match TARGETS, for FUZZTIME (10s)
 	@scripts/fuzz
 
 generate: ## regenerate Go code from .proto files (needs protobuf-compiler, libprotobuf-dev)

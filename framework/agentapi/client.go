@@ -44,12 +44,22 @@ type Client struct {
 // An address of another form is an error that says so; one where nobody
 // listens is the system's error.
 func Dial(ctx context.Context, address string) (*Client, error) {
+	conn, err := DialConn(ctx, address)
+	if err != nil {
+		return nil, err
+	}
+	c := ttrpc.NewClient(conn)
+	return &Client{Agent: agentpb.NewAgentServiceClient(c), Health: agentpb.NewHealthClient(c), ttrpc: c}, nil
+}
+
+// DialConn connects as Dial does and leaves what is said to the caller: for
+// whoever wants to say what no client would.
+func DialConn(ctx context.Context, address string) (net.Conn, error) {
 	conn, err := dial(ctx, address)
 	if err != nil {
 		return nil, fmt.Errorf("agent at %s: %w", address, err)
 	}
-	c := ttrpc.NewClient(conn)
-	return &Client{Agent: agentpb.NewAgentServiceClient(c), Health: agentpb.NewHealthClient(c), ttrpc: c}, nil
+	return conn, nil
 }
 
 // Close ends the connection and all calls on it.

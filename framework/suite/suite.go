@@ -132,7 +132,7 @@ func (b *Bed) keepEvidence(ctx context.Context, ns string) {
 		events, err := b.Pods.Events(ctx, ns, p.Name)
 		text := fmt.Sprintf("%s\n\nevents (%v):\n%s\n", pod.Describe(&p), err, strings.Join(events, "\n"))
 		_ = os.WriteFile(filepath.Join(dir, p.Name+".txt"), []byte(text), 0o644)
-		guests, _ := filepath.Glob(filepath.Join(b.NodeLogs, simulation.LogDir, ns+"_"+p.Name+"_*"))
+		guests, _ := filepath.Glob(simulation.GuestLogs(b.NodeLogs, ns, p.Name))
 		for _, g := range guests {
 			_ = os.CopyFS(filepath.Join(dir, filepath.Base(g)), os.DirFS(g))
 		}

@@ -1,13 +1,10 @@
 package local
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
-	"net"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -16,42 +13,45 @@ import (
 
 	"github.com/containerd/containerd/v2/pkg/cap"
 	"github.com/opencontainers/runtime-spec/specs-go"
-	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netns"
 
 	"github.com/coco-e2e/coco-e2e/framework/cluster/node"
 )
 
-// layOut fills the state directory: the node's /var and /etc, and the bundle
-// that runc starts.
-func (c *Cluster) layOut() error {
-	for _, d := range []string{"bundle", "var", "etc", "runc"} {
-		if err := os.MkdirAll(c.path(d), 0o755); err != nil {
+// layOut fills the node's directory: its /var and /etc, and the bundle that
+// runc starts.
+func (m *machine) layOut() error {
+	for _, d := range []string{"bundle", "var", "etc"} {
+		if err := os.MkdirAll(m.path(d), 0o755); err != nil {
 			return err
 		}
 	}
-	rootfs := c.o.Image.Rootfs
-	if err := copyTree(filepath.Join(rootfs, "etc"), c.path("etc"), false); err != nil {
+	rootfs := m.c.o.Image.Rootfs
+	if err := copyTree(filepath.Join(rootfs, "etc"), m.path("etc"), false); err != nil {
 		return fmt.Errorf("node's /etc: %w", err)
 	}
-	if err := copyTree(filepath.Join(rootfs, "var"), c.path("var"), true); err != nil {
+	if err := copyTree(filepath.Join(rootfs, "var"), m.path("var"), true); err != nil {
 		return fmt.Errorf("node's /var: %w", err)
 	}
 	resolv, err := os.ReadFile("/etc/resolv.conf")
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
-	hosts := fmt.Sprintf("127.0.0.1 localhost\n::1 localhost\n%s %s\n", c.state.NodeIP, c.o.Name)
-	for name, text := range map[string]string{"resolv.conf": string(resolv), "hosts": hosts, "hostname": c.o.Name + "\n"} {
-		if err := os.WriteFile(c.path("etc", name), []byte(text), 0o644); err != nil {
+	hosts := "127.0.0.1 localhost\n::1 localhost\n"
+	for _, other := range m.c.machines {
+		hosts += fmt.Sprintf("%s %s\n", other.ip(), other.state.Name)
+	}
+	for name, text := range map[string]string{
+		"resolv.conf": string(resolv), "hosts": hosts, "hostname": m.state.Name + "\n",
+	} {
+		if err := os.WriteFile(m.path("etc", name), []byte(text), 0o644); err != nil {
 			return err
 		}
 	}
-	b, err := json.Marshal(c.spec())
+	b, err := json.Marshal(m.spec())
 	if err != nil {
 		return err
 	}
-	return os.WriteFile(c.path("bundle", "config.json"), b, 0o600)
+	return os.WriteFile(m.path("bundle", "config.json"), b, 0o600)
 }
 
 // copyTree copies from into to. With share, a file whose content never changes
@@ -112,7 +112,7 @@ func copyLogs(from, to string) error {
 }
 
 // spec is the node's OCI runtime specification.
-func (c *Cluster) spec() *specs.Spec {
+func (m *machine) spec() *specs.Spec {
 	caps, err := cap.Current()
 	if err != nil {
 		caps = nil
@@ -135,28 +135,28 @@ func (c *Cluster) spec() *specs.Spec {
 		tmpfs("/tmp", "nosuid", "nodev", "mode=1777"),
 		tmpfs("/root", "nosuid", "mode=700"),
 		tmpfs("/usr/libexec", "nosuid", "mode=755"),
-		bind(c.path("var"), "/var", "rw"),
-		bind(c.path("etc"), "/etc", "rw"),
+		bind(m.path("var"), "/var", "rw"),
+		bind(m.path("etc"), "/etc", "rw"),
 	}
 	if _, err := os.Stat("/lib/modules"); err == nil {
 		mounts = append(mounts, bind("/lib/modules", "/lib/modules", "ro"))
 	}
-	for _, m := range c.o.Mounts {
-		mounts = append(mounts, bind(m.Source, m.Target, "ro"))
+	for _, shown := range m.c.o.Mounts {
+		mounts = append(mounts, bind(shown.Source, shown.Target, "ro"))
 	}
 	return &specs.Spec{
 		Version:  "1.0.2",
-		Hostname: c.o.Name,
-		Root:     &specs.Root{Path: c.o.Image.Rootfs, Readonly: true},
+		Hostname: m.state.Name,
+		Root:     &specs.Root{Path: m.c.o.Image.Rootfs, Readonly: true},
 		Process: &specs.Process{
 			Args:         []string{"/usr/local/bin/entrypoint"},
-			Env:          []string{"PATH=/usr/local/sbin:/usr/local/bin:/opt/coco-sim/bin:/usr/sbin:/usr/bin:/sbin:/bin", "KUBECONFIG=/etc/kubernetes/admin.conf"},
+			Env:          []string{"PATH=/usr/local/sbin:/usr/local/bin:/opt/coco-sim/bin:/usr/sbin:/usr/bin:/sbin:/bin", "KUBECONFIG=/etc/kubernetes/admin.conf", fmt.Sprintf("NODE_INDEX=%d", m.index)},
 			Cwd:          "/",
 			Capabilities: &specs.LinuxCapabilities{Bounding: caps, Effective: caps, Permitted: caps, Inheritable: caps},
 		},
 		Mounts: mounts,
 		Linux: &specs.Linux{
-			CgroupsPath: "/" + cgroupName(c.o.Name),
+			CgroupsPath: "/" + cgroupName(m.c.o.Name) + "/" + m.state.Name,
 			// The node's first process makes its mounts shared among pods;
 			// none may reach this machine.
 			RootfsPropagation: "rprivate",
@@ -189,9 +189,10 @@ func hostDevices() []specs.LinuxDevice {
 	return out
 }
 
+// cgroupName is the cgroup below which every node of a cluster has one.
 func cgroupName(cluster string) string { return "coco-e2e-" + cluster }
 
-// removeCgroups removes what is left of the node's cgroups, deepest first.
+// removeCgroups removes what is left of the nodes' cgroups, deepest first.
 func removeCgroups(name string) error {
 	roots, err := filepath.Glob("/sys/fs/cgroup/*/" + name)
 	if err != nil {
@@ -213,103 +214,6 @@ func removeCgroups(name string) error {
 		}
 	}
 	return nil
-}
-
-// interfaceName is this machine's end of the link to the node: at most 15
-// bytes, told apart by the cluster's name.
-func interfaceName(cluster string) string {
-	sum := sha256.Sum256([]byte(cluster))
-	return "ccoe2e-" + hex.EncodeToString(sum[:4])
-}
-
-// freeSubnet chooses a /30 that no interface or route of this machine touches.
-func freeSubnet() (gateway, node string, err error) {
-	routes, err := netlink.RouteList(nil, netlink.FAMILY_V4)
-	if err != nil {
-		return "", "", fmt.Errorf("list routes: %w", err)
-	}
-	addrs, err := netlink.AddrList(nil, netlink.FAMILY_V4)
-	if err != nil {
-		return "", "", fmt.Errorf("list addresses: %w", err)
-	}
-	for i := range 64 {
-		base := net.IPv4(10, 99, 0, byte(i*4)).To4()
-		taken := false
-		for _, r := range routes {
-			if ones := 0; r.Dst != nil {
-				ones, _ = r.Dst.Mask.Size()
-				taken = taken || ones > 0 && r.Dst.Contains(base)
-			}
-		}
-		for _, a := range addrs {
-			taken = taken || a.IPNet != nil && a.Contains(base)
-		}
-		if !taken {
-			return net.IPv4(10, 99, 0, byte(i*4+1)).String(), net.IPv4(10, 99, 0, byte(i*4+2)).String(), nil
-		}
-	}
-	return "", "", errors.New("no free /30 in 10.99.0.0/24 for the link to the node: remove clusters with `make down`, or free that range")
-}
-
-// link joins the node's network namespace to this machine with a veth pair.
-func (c *Cluster) link() error {
-	if err := unlink(c.state.Interface); err != nil {
-		return err
-	}
-	attrs := netlink.NewLinkAttrs()
-	attrs.Name = c.state.Interface
-	veth := &netlink.Veth{LinkAttrs: attrs, PeerName: "eth0", PeerNamespace: netlink.NsPid(c.state.PID)}
-	if err := netlink.LinkAdd(veth); err != nil {
-		return fmt.Errorf("veth %s: %w", attrs.Name, err)
-	}
-	host, err := netlink.LinkByName(attrs.Name)
-	if err != nil {
-		return err
-	}
-	if err := addressAndUp(&netlink.Handle{}, host, c.state.Gateway); err != nil {
-		return err
-	}
-	ns, err := netns.GetFromPid(c.state.PID)
-	if err != nil {
-		return err
-	}
-	defer ns.Close()
-	h, err := netlink.NewHandleAt(ns)
-	if err != nil {
-		return err
-	}
-	defer h.Close()
-	eth0, err := h.LinkByName("eth0")
-	if err != nil {
-		return err
-	}
-	if err := addressAndUp(h, eth0, c.state.NodeIP); err != nil {
-		return err
-	}
-	return h.RouteAdd(&netlink.Route{LinkIndex: eth0.Attrs().Index, Gw: net.ParseIP(c.state.Gateway)})
-}
-
-func addressAndUp(h *netlink.Handle, l netlink.Link, ip string) error {
-	addr, err := netlink.ParseAddr(ip + "/30")
-	if err != nil {
-		return err
-	}
-	if err := h.AddrAdd(l, addr); err != nil {
-		return fmt.Errorf("address %s on %s: %w", ip, l.Attrs().Name, err)
-	}
-	return h.LinkSetUp(l)
-}
-
-// unlink removes the link; the other end goes with it.
-func unlink(name string) error {
-	l, err := netlink.LinkByName(name)
-	if err != nil {
-		if errors.As(err, &netlink.LinkNotFoundError{}) {
-			return nil
-		}
-		return err
-	}
-	return netlink.LinkDel(l)
 }
 
 func readPID(path string) (int, error) {

@@ -1,31 +1,26 @@
-// Package local provides a one-node Kubernetes cluster without a container
-// engine: runc starts the node image in namespaces of its own and kubeadm
-// makes it a cluster.
+// Package local provides a Kubernetes cluster without a container engine: runc
+// starts the node image in namespaces of its own, once per node, and kubeadm
+// makes the nodes a cluster.
 //
 // All that a cluster is lives in its state directory, in its namespaces and in
-// one veth pair. Every mount is made inside the node's mount namespace, so
-// killing the node's first process takes away the processes, the mounts and
+// one veth pair. Every mount is made inside a node's mount namespace, so
+// killing the nodes' first processes takes away the processes, the mounts and
 // both ends of the network at once; that is also how a crashed run is cleaned.
 //
 // This package must not know what is installed on the cluster.
 package local
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
-	"strings"
-	"time"
+	"strconv"
 
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/kubernetes"
+	"golang.org/x/sync/errgroup"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	"sigs.k8s.io/e2e-framework/klient"
@@ -34,7 +29,6 @@ import (
 	"github.com/coco-e2e/coco-e2e/framework/cluster"
 	"github.com/coco-e2e/coco-e2e/framework/cluster/node"
 	"github.com/coco-e2e/coco-e2e/framework/progress"
-	"github.com/coco-e2e/coco-e2e/manifests"
 )
 
 // DefaultName is the cluster's name when none is given.
@@ -44,13 +38,16 @@ var validName = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$`)
 
 // Options say where a cluster's parts come from.
 type Options struct {
-	// Name of the cluster and of its node; DefaultName when empty.
+	// Name of the cluster and of its control plane, which runs pods too;
+	// DefaultName when empty. Workers are called <name>-worker, <name>-worker2 and so on.
 	Name string
 	// StateRoot is the directory with one folder per cluster.
 	StateRoot string
-	// Image is the node image that the node runs.
+	// Nodes is how many nodes there are, 1 to 6; 1 when 0.
+	Nodes int
+	// Image is the node image that the nodes run.
 	Image *node.Image
-	// Mounts are shown on the node.
+	// Mounts are shown on every node.
 	Mounts []cluster.Mount
 	// Progress is told what goes on; nil is silent.
 	Progress *progress.Log
@@ -58,9 +55,10 @@ type Options struct {
 
 // Cluster is one local cluster. Its methods are for one goroutine at a time.
 type Cluster struct {
-	o     Options
-	state state
-	cfg   *rest.Config
+	o        Options
+	state    state
+	machines []*machine
+	cfg      *rest.Config
 }
 
 var (
@@ -70,11 +68,9 @@ var (
 
 // state is what another process needs in order to reach or to remove a cluster.
 type state struct {
-	Name      string `json:"name"`
-	Gateway   string `json:"gateway"`
-	NodeIP    string `json:"nodeIP"`
-	Interface string `json:"interface"`
-	PID       int    `json:"pid"`
+	Name string `json:"name"`
+	addresses
+	Nodes []machineState `json:"nodes"`
 }
 
 // New returns a cluster that does not run yet. Its addresses are chosen now, so
@@ -89,6 +85,12 @@ func New(o Options) (*Cluster, error) {
 	}
 	if c.o.StateRoot == "" {
 		return nil, errors.New("local cluster: Options.StateRoot is empty: name the directory that keeps clusters' state")
+	}
+	if c.o.Nodes == 0 {
+		c.o.Nodes = 1
+	}
+	if c.o.Nodes < 1 || c.o.Nodes > 1+maxWorkers {
+		return nil, fmt.Errorf("local cluster with %d nodes: use 1 to %d", c.o.Nodes, 1+maxWorkers)
 	}
 	return c, nil
 }
@@ -105,6 +107,9 @@ func Open(root, name string) (*Cluster, error) {
 	}
 	if err := json.Unmarshal(b, &c.state); err != nil {
 		return nil, fmt.Errorf("%s: %w; remove the cluster with `make down`", c.path("state.json"), err)
+	}
+	for i, m := range c.state.Nodes {
+		c.machines = append(c.machines, &machine{c: c, index: i, state: m})
 	}
 	return c, nil
 }
@@ -131,16 +136,17 @@ func (c *Cluster) path(elem ...string) string {
 	return filepath.Join(append([]string{c.o.StateRoot, c.o.Name}, elem...)...)
 }
 
-// Gateway is this machine's address on the link to the node, known after Reserve.
-func (c *Cluster) Gateway() string { return c.state.Gateway }
+// Gateway is this machine's address on the link to the nodes, known after Reserve.
+func (c *Cluster) Gateway() string { return c.state.gateway().String() }
 
-// NodeIP is the node's address, known after Reserve.
-func (c *Cluster) NodeIP() string { return c.state.NodeIP }
+// PID is the control plane's first process as this machine numbers it.
+func (c *Cluster) PID() int { return c.machines[0].state.PID }
 
-// PID is the node's first process as this machine numbers it.
-func (c *Cluster) PID() int { return c.state.PID }
+// Logs is a directory of this machine with one directory per node, called as
+// the node, that shows the node's /var/log.
+func (c *Cluster) Logs() string { return c.path("logs") }
 
-// AddMount shows one more file or directory on the node; before Create only.
+// AddMount shows one more file or directory on every node; before Create only.
 func (c *Cluster) AddMount(m cluster.Mount) { c.o.Mounts = append(c.o.Mounts, m) }
 
 // Reserve makes the state directory and chooses the cluster's addresses. A
@@ -155,15 +161,35 @@ func (c *Cluster) Reserve() error {
 		}
 		return err
 	}
-	gateway, nodeIP, err := freeSubnet()
+	free, err := freeAddresses()
 	if err != nil {
 		return err
 	}
-	c.state = state{Name: c.o.Name, Gateway: gateway, NodeIP: nodeIP, Interface: interfaceName(c.o.Name)}
+	c.state = state{Name: c.o.Name, addresses: free}
+	c.machines = nil
+	for i := range c.o.Nodes {
+		name := c.o.Name
+		if i > 0 {
+			name += "-worker"
+		}
+		if i > 1 {
+			name += strconv.Itoa(i)
+		}
+		c.machines = append(c.machines, &machine{c: c, index: i, state: machineState{Name: name}})
+	}
+	for _, d := range []string{"runc", "logs"} {
+		if err := os.Mkdir(c.path(d), 0o755); err != nil {
+			return err
+		}
+	}
 	return c.save()
 }
 
 func (c *Cluster) save() error {
+	c.state.Nodes = nil
+	for _, m := range c.machines {
+		c.state.Nodes = append(c.state.Nodes, m.state)
+	}
 	b, err := json.Marshal(c.state)
 	if err != nil {
 		return err
@@ -175,130 +201,76 @@ func (c *Cluster) save() error {
 	return os.Rename(tmp, c.path("state.json"))
 }
 
-// Create starts the node and makes it a cluster; it returns the path of a
-// kubeconfig of its own when the node is Ready and pods can be created. On
+// Create starts the nodes and makes them a cluster; it returns the path of a
+// kubeconfig of its own when all nodes are Ready and pods can be created. On
 // error what was started stays, for ExportLogs; Destroy removes it.
 func (c *Cluster) Create(ctx context.Context, _ ...string) (string, error) {
 	if c.o.Image == nil {
 		return "", errors.New("local cluster: Options.Image is nil: build one with node.Builder")
 	}
-	if c.state.Gateway == "" {
+	if len(c.machines) == 0 {
 		if err := c.Reserve(); err != nil {
 			return "", err
 		}
 	}
-	if err := c.o.Progress.Do("node: start", func() error { return c.startNode(ctx) }); err != nil {
-		return "", fmt.Errorf("start node %s: %w", c.o.Name, err)
-	}
-	if err := c.o.Progress.Do("node: kubeadm init", func() error { return c.kubeadm(ctx) }); err != nil {
+	if err := c.o.Progress.Do("nodes: start", func() error { return c.startNodes(ctx) }); err != nil {
 		return "", err
 	}
-	if err := c.o.Progress.Do("node: Ready", func() error { return c.waitReady(ctx) }); err != nil {
+	token, err := bootstrapToken()
+	if err != nil {
+		return "", err
+	}
+	if err := c.o.Progress.Do("nodes: kubeadm init", func() error { return c.initialise(ctx, token) }); err != nil {
+		return "", err
+	}
+	if workers := c.machines[1:]; len(workers) > 0 {
+		if err := c.o.Progress.Do("nodes: kubeadm join", func() error { return c.join(ctx, workers, token) }); err != nil {
+			return "", err
+		}
+	}
+	if err := c.o.Progress.Do("nodes: Ready", func() error { return c.waitReady(ctx) }); err != nil {
 		return "", err
 	}
 	return c.GetKubeconfig(), nil
 }
 
-func (c *Cluster) startNode(ctx context.Context) error {
-	if err := c.layOut(); err != nil {
-		return err
-	}
-	console, err := os.Create(c.path("console.log"))
-	if err != nil {
-		return err
-	}
-	defer console.Close()
-	pidFile := c.path("init.pid")
-	create := c.runc(ctx, "create", "--bundle", c.path("bundle"), "--pid-file", pidFile, c.o.Name)
-	create.Stdout, create.Stderr = console, console
-	if err := create.Run(); err != nil {
-		return fmt.Errorf("runc create: %w: %s", err, lastOf(c.path("console.log")))
-	}
-	if c.state.PID, err = readPID(pidFile); err != nil {
-		return err
-	}
-	if err := c.save(); err != nil {
-		return err
-	}
-	if err := c.link(); err != nil {
-		return fmt.Errorf("network: %w", err)
-	}
-	if out, err := c.runc(ctx, "start", c.o.Name).CombinedOutput(); err != nil {
-		return fmt.Errorf("runc start: %w: %s", err, out)
+// startNodes starts every node, the control plane first: it joins the others
+// to this machine.
+func (c *Cluster) startNodes(ctx context.Context) error {
+	for _, m := range c.machines {
+		if err := m.create(ctx); err != nil {
+			return fmt.Errorf("start node %s: %w", m.state.Name, err)
+		}
+		if err := os.Symlink(m.Logs(), filepath.Join(c.Logs(), m.state.Name)); err != nil {
+			return err
+		}
+		if err := c.save(); err != nil {
+			return err
+		}
+		link := c.linkControlPlane
+		if m.index > 0 {
+			link = func() error { return c.linkWorker(m) }
+		}
+		if err := link(); err != nil {
+			return fmt.Errorf("network of node %s: %w", m.state.Name, err)
+		}
+		if err := m.start(ctx); err != nil {
+			return fmt.Errorf("start node %s: %w", m.state.Name, err)
+		}
 	}
 	return nil
 }
 
-func (c *Cluster) kubeadm(ctx context.Context) error {
-	config, err := manifests.Fill("node/kubeadm.yaml", map[string]string{
-		"NodeIP": c.state.NodeIP, "NodeName": c.o.Name, "Name": c.o.Name, "Version": node.KubernetesVersion,
-	})
-	if err != nil {
-		return err
-	}
-	if err := os.WriteFile(c.path("etc/kubeadm.yaml"), config, 0o600); err != nil {
-		return err
-	}
-	logFile, err := os.Create(c.path("var/log/kubeadm.log"))
-	if err != nil {
-		return err
-	}
-	defer logFile.Close()
-	n := &onNode{c}
-	if err := n.Exec(ctx, nil, logFile, "kubeadm", "init", "--config", "/etc/kubeadm.yaml"); err != nil {
-		return fmt.Errorf("kubeadm init on %s: %w\nlogs: %s", c.o.Name, err, c.path("var/log"))
-	}
-	admin, err := os.ReadFile(c.path("etc/kubernetes/admin.conf"))
-	if err != nil {
-		return fmt.Errorf("kubeadm left no admin.conf: %w", err)
-	}
-	return os.WriteFile(c.GetKubeconfig(), admin, 0o600)
-}
-
-// waitReady waits until the node is Ready and the default ServiceAccount, which
-// every pod needs, exists.
+// waitReady waits until every node is Ready and pods can be created.
 func (c *Cluster) waitReady(ctx context.Context) error {
-	client, err := kubernetes.NewForConfig(c.KubernetesRestConfig())
-	if err != nil {
-		return err
+	var names []string
+	for _, m := range c.machines {
+		names = append(names, m.state.Name)
 	}
-	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
-	defer cancel()
-	last := "nothing yet"
-	for tick := time.NewTicker(50 * time.Millisecond); ; {
-		if last = notReady(ctx, client, c.o.Name); last == "" {
-			tick.Stop()
-			return nil
-		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			tick.Stop()
-			return fmt.Errorf("node %s did not become Ready: %w; last seen: %s; logs: %s", c.o.Name, ctx.Err(), last, c.path("var/log"))
-		}
+	if err := cluster.WaitReady(ctx, c.KubernetesRestConfig(), names); err != nil {
+		return fmt.Errorf("%w; logs: %s", err, c.Logs())
 	}
-}
-
-func notReady(ctx context.Context, client kubernetes.Interface, name string) string {
-	n, err := client.CoreV1().Nodes().Get(ctx, name, metav1.GetOptions{})
-	if err != nil {
-		return err.Error()
-	}
-	ready := false
-	for _, cond := range n.Status.Conditions {
-		if cond.Type == "Ready" && cond.Status == "True" {
-			ready = true
-		} else if cond.Type == "Ready" {
-			return "not Ready: " + cond.Message
-		}
-	}
-	if !ready {
-		return "no Ready condition yet"
-	}
-	if _, err := client.CoreV1().ServiceAccounts("default").Get(ctx, "default", metav1.GetOptions{}); err != nil {
-		return "default ServiceAccount: " + err.Error()
-	}
-	return ""
+	return nil
 }
 
 // Destroy removes the cluster and everything that it made on this machine. It
@@ -308,10 +280,8 @@ func (c *Cluster) Destroy(ctx context.Context) error {
 		return nil
 	}
 	var errs []error
-	if _, err := os.Stat(c.path("runc", c.o.Name)); err == nil {
-		if out, err := c.runc(ctx, "delete", "--force", c.o.Name).CombinedOutput(); err != nil {
-			errs = append(errs, fmt.Errorf("runc delete: %w: %s", err, out))
-		}
+	for _, name := range c.created() {
+		errs = append(errs, (&machine{c: c, state: machineState{Name: name}}).delete(ctx))
 	}
 	errs = append(errs, unlink(interfaceName(c.o.Name)), removeCgroups(cgroupName(c.o.Name)))
 	if err := errors.Join(errs...); err != nil {
@@ -320,54 +290,26 @@ func (c *Cluster) Destroy(ctx context.Context) error {
 	return os.RemoveAll(c.path())
 }
 
-// runc returns a runc command on this cluster's own runc state.
-func (c *Cluster) runc(ctx context.Context, args ...string) *exec.Cmd {
-	return exec.CommandContext(ctx, "runc", append([]string{"--root", c.path("runc")}, args...)...)
-}
-
-// Nodes returns the one node.
-func (c *Cluster) Nodes() []cluster.Node { return []cluster.Node{&onNode{c}} }
-
-// onNode reaches the node through runc.
-type onNode struct{ c *Cluster }
-
-func (n *onNode) Name() string { return n.c.o.Name }
-
-func (n *onNode) Logs() string { return n.c.path("var/log") }
-
-func (n *onNode) Exec(ctx context.Context, stdin io.Reader, stdout io.Writer, argv ...string) error {
-	var out bytes.Buffer
-	cmd := n.c.runc(ctx, append([]string{"exec", n.c.o.Name}, argv...)...)
-	cmd.Stdin, cmd.Stderr = stdin, &out
-	cmd.Stdout = &out
-	if stdout != nil {
-		cmd.Stdout = io.MultiWriter(stdout, &out)
-	}
-	if err := cmd.Run(); err != nil {
-		text := strings.TrimSpace(out.String())
-		if len(text) > 2000 {
-			text = "…" + text[len(text)-2000:]
-		}
-		return fmt.Errorf("%s on node %s: %w: %s", argv[0], n.c.o.Name, err, text)
-	}
-	return nil
-}
-
-func (n *onNode) Start(ctx context.Context, log string, argv ...string) error {
-	script := `log=$1; shift; mkdir -p "${log%/*}"; exec "$@" >> "$log" 2>&1 < /dev/null`
-	args := append([]string{"exec", "--detach", n.c.o.Name, "/bin/sh", "-c", script, "sh", log}, argv...)
-	cmd := n.c.runc(ctx, args...)
-	// A detached command keeps the caller's streams: it must get none of ours.
-	console, err := os.OpenFile(n.c.path("console.log"), os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+// created are the names of the nodes that runc knows, whatever the state says.
+func (c *Cluster) created() []string {
+	entries, err := os.ReadDir(c.path("runc"))
 	if err != nil {
-		return err
+		return nil
 	}
-	defer console.Close()
-	cmd.Stdout, cmd.Stderr = console, console
-	if err := cmd.Run(); err != nil {
-		return fmt.Errorf("start %s on node %s: %w", argv[0], n.c.o.Name, err)
+	var names []string
+	for _, e := range entries {
+		names = append(names, e.Name())
 	}
-	return nil
+	return names
+}
+
+// Nodes returns the nodes, the control plane first.
+func (c *Cluster) Nodes() []cluster.Node {
+	var nodes []cluster.Node
+	for _, m := range c.machines {
+		nodes = append(nodes, m)
+	}
+	return nodes
 }
 
 // The rest of e2e-framework's interface.
@@ -424,12 +366,13 @@ func (c *Cluster) WaitForControlPlane(ctx context.Context, _ klient.Client) erro
 	return c.waitReady(ctx)
 }
 
-// ExportLogs copies the node's logs to dest.
+// ExportLogs copies the nodes' logs to dest, one directory per node.
 func (c *Cluster) ExportLogs(_ context.Context, dest string) error {
-	if err := os.MkdirAll(dest, 0o755); err != nil {
-		return err
+	var errs []error
+	for _, m := range c.machines {
+		errs = append(errs, copyLogs(m.Logs(), filepath.Join(dest, m.state.Name)))
 	}
-	return copyLogs(c.path("var/log"), dest)
+	return errors.Join(errs...)
 }
 
 // LoadImage is refused: there is no engine on this machine to take images from.
@@ -438,12 +381,18 @@ func (c *Cluster) LoadImage(_ context.Context, image string, _ ...string) error 
 }
 
 // LoadImageArchive imports a docker or OCI archive, as `docker save` writes it,
-// into the node's containerd.
+// into every node's containerd.
 func (c *Cluster) LoadImageArchive(ctx context.Context, archive string, _ ...string) error {
-	f, err := os.Open(archive)
-	if err != nil {
-		return fmt.Errorf("load image archive: %w", err)
+	g, ctx := errgroup.WithContext(ctx)
+	for _, m := range c.machines {
+		g.Go(func() error {
+			f, err := os.Open(archive)
+			if err != nil {
+				return fmt.Errorf("load image archive: %w", err)
+			}
+			defer f.Close()
+			return m.Exec(ctx, f, nil, "ctr", "--namespace", "k8s.io", "images", "import", "--snapshotter", "overlayfs", "-")
+		})
 	}
-	defer f.Close()
-	return (&onNode{c}).Exec(ctx, f, nil, "ctr", "--namespace", "k8s.io", "images", "import", "--snapshotter", "overlayfs", "-")
+	return g.Wait()
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -46,7 +47,7 @@ func TestReserveRefusesASecondClusterOfTheName(t *testing.T) {
 		t.Errorf("a second cluster x: error %v, want one that names the remedy", err)
 	}
 	opened, err := Open(root, "x")
-	if err != nil || opened.Gateway() != first.Gateway() || opened.Gateway() == "" {
+	if err != nil || opened.Gateway() != first.Gateway() || len(opened.Nodes()) != 1 {
 		t.Errorf("Open: %v, gateway %q, want %q", err, opened.Gateway(), first.Gateway())
 	}
 	if err := first.Destroy(context.Background()); err != nil {
@@ -104,7 +105,7 @@ func TestSpecKeepsTheMachineOut(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := c.spec()
+	s := (&machine{c: c, state: machineState{Name: "x"}}).spec()
 	if !s.Root.Readonly {
 		t.Error("the image is shared by all nodes and must be read-only")
 	}
@@ -119,5 +120,58 @@ func TestSpecKeepsTheMachineOut(t *testing.T) {
 		if !have[want] {
 			t.Errorf("no new %s namespace", want)
 		}
+	}
+}
+
+func TestAddresses(t *testing.T) {
+	a := addresses{Base: "10.99.0.32"}
+	for want, got := range map[string]string{
+		"10.99.0.33": a.gateway().String(), "10.99.0.34": a.node(0).String(), "10.99.0.41": a.bridge().String(),
+		"10.99.0.42": a.node(1).String(), "10.99.0.46": a.node(maxWorkers).String(), "10.99.0.40/29": a.workers().String(),
+	} {
+		if got != want {
+			t.Errorf("address %s, want %s", got, want)
+		}
+	}
+	if !a.workers().Contains(a.node(maxWorkers)) || !a.workers().Contains(a.bridge()) || a.workers().Contains(a.node(0)) {
+		t.Error("the workers and the bridge are in the workers' network, the control plane is not")
+	}
+}
+
+func TestNodes(t *testing.T) {
+	root := t.TempDir()
+	for n, ok := range map[int]bool{-1: false, 0: true, 1: true, 3: true, 6: true, 7: false} {
+		if _, err := New(Options{Name: "x", StateRoot: root, Nodes: n}); (err == nil) != ok {
+			t.Errorf("%d nodes: error %v, want ok=%t", n, err, ok)
+		}
+	}
+	c, err := New(Options{Name: "x", StateRoot: root, Nodes: 3})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Reserve(); err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, n := range c.Nodes() {
+		names = append(names, n.Name())
+	}
+	if got := strings.Join(names, " "); got != "x x-worker x-worker2" {
+		t.Errorf("nodes %q", got)
+	}
+}
+
+func TestBootstrapToken(t *testing.T) {
+	one, err := bootstrapToken()
+	if err != nil {
+		t.Fatal(err)
+	}
+	two, err := bootstrapToken()
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The form that Kubernetes demands of bootstrap tokens.
+	if !regexp.MustCompile(`^[a-z0-9]{6}\.[a-z0-9]{16}$`).MatchString(one) || one == two {
+		t.Errorf("tokens %q and %q", one, two)
 	}
 }

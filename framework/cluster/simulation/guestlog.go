@@ -33,15 +33,21 @@ type RPC struct {
 // ErrNoGuestLog says that the node's logs hold nothing of such a pod.
 var ErrNoGuestLog = errors.New("no guest log")
 
+// GuestLogs is the pattern (filepath.Glob) of the directories in which the
+// guests of a pod left their logs; logs is as for AgentLog.
+func GuestLogs(logs, namespace, podName string) string {
+	return filepath.Join(logs, "*", LogDir, namespace+"_"+podName+"_*")
+}
+
 // AgentLog reads the RPCs that the guests of a pod answered, oldest first.
-// logs is a node's /var/log (see cluster.Node).
+// logs is a directory that shows each node's /var/log under the node's name.
 func AgentLog(logs, namespace, podName string) ([]RPC, error) {
-	files, err := filepath.Glob(filepath.Join(logs, LogDir, namespace+"_"+podName+"_*", "agent.jsonl"))
+	files, err := filepath.Glob(filepath.Join(GuestLogs(logs, namespace, podName), "agent.jsonl"))
 	if err != nil {
 		return nil, err
 	}
 	if len(files) == 0 {
-		return nil, fmt.Errorf("%w of pod %s/%s below %s", ErrNoGuestLog, namespace, podName, filepath.Join(logs, LogDir))
+		return nil, fmt.Errorf("%w of pod %s/%s below %s", ErrNoGuestLog, namespace, podName, logs)
 	}
 	var out []RPC
 	for _, name := range files {
@@ -71,12 +77,12 @@ func AgentLog(logs, namespace, podName string) ([]RPC, error) {
 // of a pod's guests were made with, as the host side wrote them down: quotes
 // that other keys signed are not of this pod's TPM.
 func AttestationKeys(logs, namespace, podName string) ([]*rsa.PublicKey, error) {
-	files, err := filepath.Glob(filepath.Join(logs, LogDir, namespace+"_"+podName+"_*", "tpm-ak.pem"))
+	files, err := filepath.Glob(filepath.Join(GuestLogs(logs, namespace, podName), "tpm-ak.pem"))
 	if err != nil {
 		return nil, err
 	}
 	if len(files) == 0 {
-		return nil, fmt.Errorf("%w of pod %s/%s below %s", ErrNoGuestLog, namespace, podName, filepath.Join(logs, LogDir))
+		return nil, fmt.Errorf("%w of pod %s/%s below %s", ErrNoGuestLog, namespace, podName, logs)
 	}
 	keys := []*rsa.PublicKey{}
 	for _, name := range files {

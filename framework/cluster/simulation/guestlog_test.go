@@ -12,7 +12,7 @@ func TestAgentLog(t *testing.T) {
 	if _, err := AgentLog(logs, "ns", "pod"); !errors.Is(err, ErrNoGuestLog) {
 		t.Errorf("no guest: %v", err)
 	}
-	dir := filepath.Join(logs, LogDir, "ns_pod_0123")
+	dir := filepath.Join(logs, "node", LogDir, "ns_pod_0123")
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}

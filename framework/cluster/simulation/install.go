@@ -3,7 +3,6 @@ package simulation
 import (
 	"context"
 	"fmt"
-	"io/fs"
 	"net"
 	"net/http"
 	"os"
@@ -13,6 +12,7 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	nodev1 "k8s.io/api/node/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -21,7 +21,7 @@ import (
 
 	"github.com/coco-e2e/coco-e2e/framework/cluster"
 	"github.com/coco-e2e/coco-e2e/framework/cluster/local"
-	"github.com/coco-e2e/coco-e2e/framework/cluster/node"
+	"github.com/coco-e2e/coco-e2e/framework/guest"
 	"github.com/coco-e2e/coco-e2e/manifests"
 )
 
@@ -37,7 +37,7 @@ func (p *Parts) Prepare(c *local.Cluster, dir string, shim Shim) error {
 	data := shim.runtimeSettings()
 	data["Mirror"], data["RuntimeClass"] = p.mirror(c), RuntimeClass
 	programs := filepath.Join(dir, "opt")
-	if err := snapshot(p.NodePrograms, programs); err != nil {
+	if err := guest.Snapshot(p.NodePrograms, programs); err != nil {
 		return fmt.Errorf("simulator programs: %w", err)
 	}
 	for to, from := range map[string]string{
@@ -56,12 +56,8 @@ func (p *Parts) Prepare(c *local.Cluster, dir string, shim Shim) error {
 			return err
 		}
 	}
-	if shim.Kata != "" {
-		kata := filepath.Join(dir, "kata")
-		if err := shim.layOut(kata); err != nil {
-			return err
-		}
-		c.AddMount(cluster.Mount{Source: kata, Target: kataDir})
+	if err := AddShim(c, filepath.Join(dir, "kata"), shim); err != nil {
+		return err
 	}
 	for source, target := range map[string]string{
 		programs: "/opt/coco-sim", filepath.Join(dir, "etc"): "/etc/coco-sim",
@@ -72,60 +68,34 @@ func (p *Parts) Prepare(c *local.Cluster, dir string, shim Shim) error {
 	return nil
 }
 
-// snapshot copies from into to, so that a later build does not change a running
-// node. Programs are hard links: the compiler replaces them and never writes
-// into them.
-func snapshot(from, to string) error {
-	compiled := map[string]bool{tpmProgram: true}
-	for _, p := range nodePrograms {
-		compiled[p] = true
-	}
-	for _, p := range guestPrograms {
-		compiled[filepath.Join(guestRoot, p)] = true
-	}
-	return filepath.WalkDir(from, func(p string, d fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		rel, err := filepath.Rel(from, p)
-		if err != nil {
-			return err
-		}
-		target := filepath.Join(to, rel)
-		switch {
-		case d.IsDir():
-			return os.MkdirAll(target, 0o755)
-		case compiled[rel]:
-			return os.Link(p, target)
-		}
-		return node.CopyFile(p, target)
-	})
-}
-
 func (p *Parts) mirror(c *local.Cluster) string {
 	return "http://" + net.JoinHostPort(c.Gateway(), strconv.Itoa(registryPort))
 }
 
-// StartNode starts what runs beside the kubelet: the registry, on this machine
-// but in the node's PID namespace so that it ends with the node, and podvm on
-// the node. It returns when both serve.
-func (p *Parts) StartNode(ctx context.Context, c *local.Cluster, shim Shim) error {
+// StartNodes starts what runs beside the kubelets: the registry, on this
+// machine but in the control plane's PID namespace so that it ends with it,
+// and podvm on every node. It returns when all serve.
+func (p *Parts) StartNodes(ctx context.Context, c *local.Cluster, shim Shim) error {
 	if err := p.startRegistry(ctx, c, filepath.Join(c.Nodes()[0].Logs(), "registry.log")); err != nil {
 		return err
 	}
-	n := c.Nodes()[0]
-	if shim.Kata != "" {
-		// Kata's shim fails every pod where nothing listens on /dev/log.
-		if err := n.Start(ctx, "/var/log/syslogd.log", "/bin/busybox", "syslogd", "-n", "-O", "/var/log/syslog"); err != nil {
-			return err
-		}
+	g, ctx := errgroup.WithContext(ctx)
+	for _, n := range c.Nodes() {
+		g.Go(func() error { return startNode(ctx, n, shim) })
+	}
+	return g.Wait()
+}
+
+func startNode(ctx context.Context, n cluster.Node, shim Shim) error {
+	if err := shim.startSyslog(ctx, n); err != nil {
+		return err
 	}
 	if err := n.Start(ctx, "/var/log/podvm.log", "/opt/coco-sim/bin/podvm", "--config", "/etc/coco-sim/podvm.toml"); err != nil {
 		return err
 	}
 	check := fmt.Sprintf(`i=0; while [ ! -S %s ]; do i=$((i+1)); [ $i -lt 500 ] || { tail -n 5 /var/log/podvm.log; exit 1; }; usleep 20000; done`, hypervisorSocket)
 	if err := n.Exec(ctx, nil, nil, "/bin/sh", "-c", check); err != nil {
-		return fmt.Errorf("podvm did not serve %s within 10 s: %w", hypervisorSocket, err)
+		return fmt.Errorf("podvm on node %s did not serve %s within 10 s: %w", n.Name(), hypervisorSocket, err)
 	}
 	return nil
 }
