@@ -12,6 +12,7 @@ import (
 	"strconv"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/tools/portforward"
 	"k8s.io/client-go/tools/remotecommand"
@@ -27,7 +28,50 @@ type Result struct {
 	ExitCode int
 }
 
-// Exec runs argv in a container (the first one when container is empty) as
+// IO is what a session in a container is connected to. A stream that is nil is
+// not asked for, but a session has at least an output. Sessions that end while
+// Stdin has more to give leave a goroutine in its Read.
+type IO struct {
+	Stdin          io.Reader
+	Stdout, Stderr io.Writer
+	// TTY gives the session a terminal; all its output is then Stdout's, and
+	// Stderr must be nil.
+	TTY bool
+	// Sizes are the terminal's, in the order in which it takes them. The
+	// session keeps the last one when the channel is closed.
+	Sizes <-chan remotecommand.TerminalSize
+}
+
+// sizes is a channel as a queue.
+type sizes <-chan remotecommand.TerminalSize
+
+func (s sizes) Next() *remotecommand.TerminalSize {
+	size, ok := <-s
+	if !ok {
+		return nil
+	}
+	return &size
+}
+
+// stream runs a session. A command that ended is an exit code, 0 to 255.
+func (c *Client) stream(ctx context.Context, u *url.URL, s IO) (exitCode int, err error) {
+	e, err := c.executor(u)
+	if err != nil {
+		return 0, err
+	}
+	options := remotecommand.StreamOptions{Stdin: s.Stdin, Stdout: s.Stdout, Stderr: s.Stderr, Tty: s.TTY}
+	if s.Sizes != nil {
+		options.TerminalSizeQueue = sizes(s.Sizes)
+	}
+	err = e.StreamWithContext(ctx, options)
+	var code exec.CodeExitError
+	if errors.As(err, &code) {
+		return code.Code, nil
+	}
+	return 0, err
+}
+
+// Exec runs argv in a container (the pod's only one when container is empty) as
 // `kubectl exec` does. A command that ran is a Result, whatever its exit code;
 // an error means that it did not run, or that nobody can tell.
 func (c *Client) Exec(ctx context.Context, namespace, name, container string, argv ...string) (Result, error) {
@@ -36,23 +80,32 @@ func (c *Client) Exec(ctx context.Context, namespace, name, container string, ar
 
 // ExecStdin is Exec with a standard input.
 func (c *Client) ExecStdin(ctx context.Context, stdin io.Reader, namespace, name, container string, argv ...string) (Result, error) {
-	req := c.Kube.CoreV1().RESTClient().Post().Resource("pods").Namespace(namespace).Name(name).SubResource("exec").
-		VersionedParams(&corev1.PodExecOptions{
-			Container: container, Command: argv, Stdin: stdin != nil, Stdout: true, Stderr: true,
-		}, scheme.ParameterCodec)
-	e, err := c.executor(req.URL())
-	if err != nil {
-		return Result{}, fmt.Errorf("exec in %s/%s: %w", namespace, name, err)
-	}
 	var stdout, stderr bytes.Buffer
-	err = e.StreamWithContext(ctx, remotecommand.StreamOptions{Stdin: stdin, Stdout: &stdout, Stderr: &stderr})
-	r := Result{Stdout: stdout.String(), Stderr: stderr.String()}
-	var code exec.CodeExitError
-	if errors.As(err, &code) {
-		r.ExitCode = code.Code
-		return r, nil
-	}
-	return r, err
+	code, err := c.ExecIO(ctx, IO{Stdin: stdin, Stdout: &stdout, Stderr: &stderr}, namespace, name, container, argv...)
+	return Result{Stdout: stdout.String(), Stderr: stderr.String(), ExitCode: code}, err
+}
+
+// ExecIO is Exec with the caller's streams, as `kubectl exec -it`; it returns
+// the command's exit code.
+func (c *Client) ExecIO(ctx context.Context, s IO, namespace, name, container string, argv ...string) (exitCode int, err error) {
+	return c.stream(ctx, c.subresource(namespace, name, "exec", &corev1.PodExecOptions{
+		Container: container, Command: argv, Stdin: s.Stdin != nil, Stdout: s.Stdout != nil, Stderr: s.Stderr != nil, TTY: s.TTY,
+	}), s)
+}
+
+// Attach connects to a container's own process, as `kubectl attach` does, until
+// the process or ctx ends. The container must have been made with the stdin and
+// tty that s asks for.
+func (c *Client) Attach(ctx context.Context, s IO, namespace, name, container string) error {
+	_, err := c.stream(ctx, c.subresource(namespace, name, "attach", &corev1.PodAttachOptions{
+		Container: container, Stdin: s.Stdin != nil, Stdout: s.Stdout != nil, Stderr: s.Stderr != nil, TTY: s.TTY,
+	}), s)
+	return err
+}
+
+func (c *Client) subresource(namespace, name, subresource string, options runtime.Object) *url.URL {
+	return c.Kube.CoreV1().RESTClient().Post().Resource("pods").Namespace(namespace).Name(name).SubResource(subresource).
+		VersionedParams(options, scheme.ParameterCodec).URL()
 }
 
 // executor speaks WebSocket and falls back to SPDY, as kubectl does.

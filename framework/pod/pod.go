@@ -11,6 +11,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"sort"
 	"strings"
 
@@ -309,4 +310,14 @@ func (c *Client) Logs(ctx context.Context, namespace, name, container string, li
 		return "", fmt.Errorf("logs of %s/%s: %w", namespace, name, err)
 	}
 	return string(b), nil
+}
+
+// LogStream returns a container's log as options choose it; the caller closes
+// it. With options.Follow it goes on to the container's end.
+func (c *Client) LogStream(ctx context.Context, namespace, name string, options corev1.PodLogOptions) (io.ReadCloser, error) {
+	r, err := c.Kube.CoreV1().Pods(namespace).GetLogs(name, &options).Stream(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("logs of %s/%s: %w", namespace, name, err)
+	}
+	return r, nil
 }

@@ -56,12 +56,8 @@ func (p *Parts) Prepare(c *local.Cluster, dir string, shim Shim) error {
 			return err
 		}
 	}
-	if shim.Kata != "" {
-		kata := filepath.Join(dir, "kata")
-		if err := shim.layOut(kata); err != nil {
-			return err
-		}
-		c.AddMount(cluster.Mount{Source: kata, Target: kataDir})
+	if err := AddShim(c, filepath.Join(dir, "kata"), shim); err != nil {
+		return err
 	}
 	for source, target := range map[string]string{
 		programs: "/opt/coco-sim", filepath.Join(dir, "etc"): "/etc/coco-sim",
@@ -91,11 +87,8 @@ func (p *Parts) StartNodes(ctx context.Context, c *local.Cluster, shim Shim) err
 }
 
 func startNode(ctx context.Context, n cluster.Node, shim Shim) error {
-	if shim.Kata != "" {
-		// Kata's shim fails every pod where nothing listens on /dev/log.
-		if err := n.Start(ctx, "/var/log/syslogd.log", "/bin/busybox", "syslogd", "-n", "-O", "/var/log/syslog"); err != nil {
-			return err
-		}
+	if err := shim.startSyslog(ctx, n); err != nil {
+		return err
 	}
 	if err := n.Start(ctx, "/var/log/podvm.log", "/opt/coco-sim/bin/podvm", "--config", "/etc/coco-sim/podvm.toml"); err != nil {
 		return err

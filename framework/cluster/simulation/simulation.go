@@ -29,6 +29,10 @@ import (
 // RuntimeClass is the name and handler of the simulated TEE's RuntimeClass.
 const RuntimeClass = "kata-cc"
 
+// DeployImage is the name under which the image that puts the simulated TEE on
+// nodes is loaded.
+const DeployImage = "coco-e2e.local/simulator:dev"
+
 // KBSImage is the name under which the KBS simulator's image is loaded.
 const KBSImage = "coco-e2e.local/kbs:dev"
 
@@ -100,6 +104,7 @@ func (b *Builder) compile(ctx context.Context, p *Parts) error {
 	for pkg, to := range map[string]string{
 		"./simulators/shim/cmd":     filepath.Join(p.NodePrograms, "bin/containerd-shim-coco-sim-v2"),
 		"./simulators/registry/cmd": p.Registry,
+		"./simulators/deploy/cmd":   filepath.Join(b.Cache, "bin", "deploy"),
 		"./simulators/kbs/cmd":      filepath.Join(b.Cache, "bin", "kbs"),
 	} {
 		if err := guest.Static(ctx, b.Root, to, pkg); err != nil {
@@ -107,6 +112,19 @@ func (b *Builder) compile(ctx context.Context, p *Parts) error {
 		}
 	}
 	return nil
+}
+
+// DeployArchive makes the image that puts the simulated TEE on nodes, and
+// returns the archive's path.
+func (b *Builder) DeployArchive(ctx context.Context, p *Parts) (string, error) {
+	archive := filepath.Join(b.Cache, "simulator.tar")
+	err := b.Progress.Do("simulators: image for nodes", func() error {
+		return b.run(ctx, p.Registry, "archive", "--out", archive, "--reference", DeployImage, "--entrypoint", "/deploy",
+			"--binary", filepath.Join(b.Cache, "bin", "deploy")+":/deploy", "--binary", p.Registry+":/payload/bin/registry",
+			"--binary", node.Busybox+":/payload/bin/busybox",
+			"--tree", p.NodePrograms+":/payload/opt", "--tree", p.Layout+":/payload/images")
+	})
+	return archive, err
 }
 
 func (b *Builder) run(ctx context.Context, argv ...string) error {

@@ -15,7 +15,7 @@ import (
 type archiveOptions struct {
 	out, reference    string
 	binaries, files   []string
-	links             []string
+	trees, links      []string
 	entrypoint, ports []string
 }
 
@@ -30,6 +30,7 @@ func archiveCommand() *cobra.Command {
 	f.StringVar(&o.reference, "reference", "", "name and tag of the image, such as coco-e2e.local/kbs:dev")
 	f.StringArrayVar(&o.binaries, "binary", nil, "program as /path/here:/path/in/the/image; may be repeated")
 	f.StringArrayVar(&o.files, "file", nil, "other file as /path/here:/path/in/the/image; may be repeated")
+	f.StringArrayVar(&o.trees, "tree", nil, "directory with all that is in it as /path/here:/path/in/the/image; may be repeated")
 	f.StringArrayVar(&o.links, "link", nil, "symbolic link as /path/in/the/image:target; may be repeated")
 	f.StringArrayVar(&o.entrypoint, "entrypoint", nil, "word of the image's entrypoint; may be repeated")
 	f.StringArrayVar(&o.ports, "port", nil, "port that the image says it serves, such as 8080/tcp; may be repeated")
@@ -48,6 +49,11 @@ func (o archiveOptions) write() error {
 			if err := tree.AddFrom(pair); err != nil {
 				return fmt.Errorf("%s: %w", flag, err)
 			}
+		}
+	}
+	for _, pair := range o.trees {
+		if err := tree.AddTree(pair); err != nil {
+			return fmt.Errorf("--tree: %w", err)
 		}
 	}
 	for _, pair := range o.links {
