@@ -262,3 +262,23 @@ func TestCopyFileInChunks(t *testing.T) {
 		t.Errorf("mode %v, %v", st.Mode(), err)
 	}
 }
+
+// A policy.rego without content is a policy that does not parse, and not the absence of one: the guest's own, which
+// allows everything, must not take its place.
+func TestEmptyPolicyIsAPolicy(t *testing.T) {
+	for name, c := range map[string]struct {
+		doc  *initdata.InitData
+		want bool
+	}{
+		"no init-data": {nil, false},
+		"no policy":    {&initdata.InitData{Data: map[string]string{"aa.toml": ""}}, false},
+		"empty policy": {&initdata.InitData{Data: map[string]string{"policy.rego": ""}}, true},
+	} {
+		if text, brought := initDataPolicy(c.doc); text != "" || brought != c.want {
+			t.Errorf("%s: %q, %v", name, text, brought)
+		}
+	}
+	if err := policy.New().SetPolicy(t.Context(), ""); err == nil {
+		t.Error("the engine took an empty policy")
+	}
+}

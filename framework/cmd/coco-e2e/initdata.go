@@ -6,6 +6,7 @@ import (
 	"os"
 
 	"github.com/spf13/cobra"
+	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 
 	"github.com/coco-e2e/coco-e2e/framework/initdata"
 	"github.com/coco-e2e/coco-e2e/framework/measure"
@@ -23,6 +24,9 @@ func initDataCommand() *cobra.Command {
 			if err != nil {
 				return fmt.Errorf("%s: %w", args[0], err)
 			}
+			if err := d.Validate(); err != nil {
+				return fmt.Errorf("%s: %w", args[0], err)
+			}
 			digest, err := d.Digest()
 			if err != nil {
 				return fmt.Errorf("%s: %w", args[0], err)
@@ -37,6 +41,8 @@ func initDataCommand() *cobra.Command {
 			} else {
 				fmt.Printf("PCR8: none: %v\n", err)
 			}
+			fmt.Printf("size: %d bytes, %d in the annotation (Kubernetes takes %d bytes of keys and values in all of a pod's annotations)\n",
+				len(raw), len(annotation), apivalidation.TotalAnnotationSizeLimitB)
 			fmt.Printf("%s: %s\n", initdata.AnnotationKey, annotation)
 			return nil
 		},
