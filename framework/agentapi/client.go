@@ -62,6 +62,12 @@ func DialConn(ctx context.Context, address string) (net.Conn, error) {
 	return conn, nil
 }
 
+// Call calls a method of a service by their names, such as grpc.AgentService
+// and GetMetrics, for callers that choose them at run time.
+func (c *Client) Call(ctx context.Context, service, method string, in, out any) error {
+	return c.ttrpc.Call(ctx, service, method, in, out)
+}
+
 // Close ends the connection and all calls on it.
 func (c *Client) Close() error { return c.ttrpc.Close() }
 

@@ -18,7 +18,7 @@ const ShellImage = "coco-e2e.local/shell:dev"
 const busybox = "/bin/busybox"
 
 // applets are the names that busybox has in ShellImage.
-var applets = []string{"sh", "cat", "echo", "sleep", "ls", "stat", "hostname", "stty", "kill", "find", "tr"}
+var applets = []string{"sh", "cat", "echo", "sleep", "ls", "stat", "hostname", "stty", "kill", "find", "tr", "whoami"}
 
 // Parts is what Build built. It may be handed to other processes as JSON.
 type Parts struct {
