@@ -24,7 +24,7 @@ type ReplayError struct {
 func (e *ReplayError) Error() string {
 	text := fmt.Sprintf("%v %d: it leads to %x, quoted %x: ", ErrReplay, e.Register, e.Replayed, e.Quoted)
 	if e.Event != nil {
-		text += fmt.Sprintf("event %d (type %#x", e.Event.Number, e.Event.Type)
+		text += fmt.Sprintf("event %d (%s", e.Event.Number, EventTypeName(e.Event.Type))
 		if aael, ok := e.Event.AAEL(); ok {
 			text += fmt.Sprintf(", %q", aael)
 		}
