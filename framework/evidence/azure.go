@@ -71,7 +71,10 @@ func parseAzure(kind string, raw []byte) (*Azure, error) {
 	if azure.HCLReport, err = read(document, names.report); err != nil {
 		return nil, err
 	}
-	return azure, azure.parseHardware(document, names, read)
+	if err := azure.parseHardware(document, names, read); err != nil {
+		return nil, err
+	}
+	return azure, nil
 }
 
 func (a *Azure) parseQuote(document *object, name string) error {
