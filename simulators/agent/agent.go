@@ -77,15 +77,7 @@ func gateInput[Q proto.Message, A any](ctx context.Context, a *Agent, method, en
 var waits = map[string]bool{"WaitProcess": true, "GetOOMEvent": true}
 
 // decisionError is the status that the agent answers a rejection with.
-func decisionError(d policy.Decision) error {
-	switch d.Outcome {
-	case policy.Denied:
-		return status.Error(codes.PermissionDenied, d.Message)
-	case policy.Error:
-		return status.Error(codes.Internal, d.Message)
-	}
-	return nil
-}
+func decisionError(d policy.Decision) error { return status.Error(d.Code, d.Message) }
 
 // internal is how the agent reports what is not the policy's: INTERNAL with
 // the error's text (Kata src/agent/src/rpc.rs, ttrpc_error).

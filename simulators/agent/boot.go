@@ -21,8 +21,11 @@ import (
 const (
 	// defaultPolicy is in the guest image.
 	defaultPolicy = "/etc/kata-opa/default-policy.rego"
-	initDataDir   = "/run/confidential-containers/initdata"
-	aaSocket      = "/run/confidential-containers/attestation-agent/attestation-agent.sock"
+	// policyLog is written when the agent's log level is debug (Kata
+	// src/agent/policy/src/policy.rs).
+	policyLog   = "/tmp/policy.jsonl"
+	initDataDir = "/run/confidential-containers/initdata"
+	aaSocket    = "/run/confidential-containers/attestation-agent/attestation-agent.sock"
 	// launchTimeout is agent.launch_process_timeout.
 	launchTimeout = 6 * time.Second
 	componentLogs = "/var/log/guest"
@@ -58,14 +61,16 @@ func Run(ctx context.Context, ready func()) error {
 	if err != nil {
 		return fmt.Errorf("Failed to initialize agent policy: %w", err)
 	}
-	// With init-data the default policy never decides anything, and a policy
-	// takes time to compile: it only has to be right. A policy.rego without
-	// content counts as a policy, as for Kata: it does not parse.
-	own, brought := initDataPolicy(doc)
-	if !brought {
-		if err := a.policy.SetPolicy(ctx, string(text)); err != nil {
+	if os.Getenv("KATA_AGENT_LOG") == "debug" {
+		f, err := os.Create(policyLog)
+		if err != nil {
 			return fmt.Errorf("Failed to initialize agent policy: %w", err)
 		}
+		defer f.Close()
+		a.policy.LogTo(f)
+	}
+	if err := a.policy.Initialize(ctx, defaultPolicy, string(text)); err != nil {
+		return fmt.Errorf("Failed to initialize agent policy: %w", err)
 	}
 	if err := a.startComponents(ctx, doc); err != nil {
 		return err
