@@ -20,7 +20,7 @@ func (a *Agent) CopyFile(ctx context.Context, r *pb.CopyFileRequest) (*empty, er
 	if err != nil {
 		return nil, internal(err)
 	}
-	return gateInput(ctx, a, "CopyFile", "CopyFileRequest", in, r, func(context.Context, *pb.CopyFileRequest) (*empty, error) {
+	return gateInput(ctx, a, "CopyFile", in, r, func(context.Context, *pb.CopyFileRequest) (*empty, error) {
 		return &empty{}, internal(copyFile(r))
 	})
 }
