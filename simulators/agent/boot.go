@@ -247,13 +247,22 @@ func lastLine(path string) string {
 	return lines[len(lines)-1]
 }
 
-func (a *Agent) serve(ctx context.Context, ready func()) error {
+// server answers both services on one socket.
+func (a *Agent) server() (*ttrpc.Server, error) {
 	server, err := ttrpc.NewServer()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	pb.RegisterAgentServiceService(server, a)
 	pb.RegisterHealthService(server, health{})
+	return server, nil
+}
+
+func (a *Agent) serve(ctx context.Context, ready func()) error {
+	server, err := a.server()
+	if err != nil {
+		return err
+	}
 	path, ok := strings.CutPrefix(os.Getenv("KATA_AGENT_SERVER_ADDR"), "unix://")
 	if !ok {
 		return fmt.Errorf("KATA_AGENT_SERVER_ADDR=%q: give unix:///path", os.Getenv("KATA_AGENT_SERVER_ADDR"))
