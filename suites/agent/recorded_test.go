@@ -102,9 +102,10 @@ func (r *replay) send(ctx context.Context, q recording.Request) {
 		}
 	}
 	c := &sent{Request: q, process: processOf(in), out: out, done: make(chan struct{})}
-	if q.Method == "SignalProcess" {
-		// A pod is deleted when nobody works in it any more.
-		exec := r.processOf("ExecProcess")
+	exec := r.processOf("ExecProcess")
+	// A shim asks for an exec's status when its output has ended, for with the
+	// status it is forgotten; and a pod is deleted when nobody works in it any more.
+	if q.Method == "SignalProcess" || q.Method == "WaitProcess" && c.process == exec {
 		for _, earlier := range r.calls {
 			if earlier.process == exec {
 				r.wait(ctx, earlier)
