@@ -40,7 +40,7 @@ func Run(ctx context.Context, ready func()) error {
 	}
 	a := &Agent{
 		policy: policy.New(), cgroupParent: os.Getenv("KATA_AGENT_CGROUP_PARENT"), children: kids,
-		containers: map[string]*container{}, done: make(chan struct{}),
+		containers: map[string]*container{}, oom: make(chan string, oomBacklog), done: make(chan struct{}),
 	}
 	logFile, err := os.OpenFile(os.Getenv("KATA_AGENT_RPC_LOG"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
