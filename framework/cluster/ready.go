@@ -25,10 +25,14 @@ func WaitReady(ctx context.Context, cfg *rest.Config, nodes []string) error {
 	defer cancel()
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
+	last := "nothing yet"
 	for {
-		last := notReady(ctx, client, nodes)
-		if last == "" {
+		now := notReady(ctx, client, nodes)
+		if now == "" {
 			return nil
+		}
+		if ctx.Err() == nil {
+			last = now
 		}
 		select {
 		case <-tick.C:

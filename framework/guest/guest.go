@@ -41,11 +41,12 @@ const rawInitData = "io.katacontainers.config.hypervisor.cc_init_data"
 
 // Host runs guests.
 type Host struct {
-	parts  Parts
-	dir    string
-	daemon *process
-	conn   *ttrpc.Client
-	vms    hypervisorpb.HypervisorService
+	parts   Parts
+	scratch *Scratch
+	dir     string
+	daemon  *process
+	conn    *ttrpc.Client
+	vms     hypervisorpb.HypervisorService
 
 	mu     sync.Mutex
 	guests map[string]*Guest
@@ -64,15 +65,14 @@ type Guest struct {
 	registry *process
 }
 
-// StartHost starts the pod VM daemon. All that it and its guests leave but for
-// dir's logs ends with Close, and all processes end with this one's however it ends.
+// StartHost starts the pod VM daemon. Close takes away all that it and its
+// guests leave; their processes end with this one however it ends.
 func StartHost(ctx context.Context, parts Parts) (*Host, error) {
-	// Not below the directory of anything: unix sockets have short names.
-	dir, err := os.MkdirTemp("", "guest")
+	scratch, err := NewScratch()
 	if err != nil {
 		return nil, err
 	}
-	h := &Host{parts: parts, dir: dir, guests: map[string]*Guest{}}
+	h := &Host{parts: parts, scratch: scratch, dir: scratch.Path, guests: map[string]*Guest{}}
 	if err := h.start(ctx); err != nil {
 		return nil, errors.Join(fmt.Errorf("host of lone guests: %w", err), h.Close())
 	}
@@ -188,7 +188,7 @@ func (h *Host) Close() error {
 	}
 	// Told to end, the daemon takes its cgroups away.
 	h.daemon.stop(syscall.SIGTERM)
-	return errors.Join(append(errs, os.RemoveAll(h.dir))...)
+	return errors.Join(append(errs, h.scratch.Remove())...)
 }
 
 // process is a program that runs for this one.

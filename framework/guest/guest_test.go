@@ -68,3 +68,44 @@ func TestLoneGuest(t *testing.T) {
 		t.Errorf("the daemon ended with %v", h.daemon.err)
 	}
 }
+
+func TestScratch(t *testing.T) {
+	t.Setenv("TMPDIR", t.TempDir())
+	mine, err := NewScratch()
+	if err != nil {
+		t.Fatal(err)
+	}
+	old := time.Now().Add(-2 * settleTime)
+	lockOf := func(dir string) string { return filepath.Join(dir, scratchLock) }
+	dead, young, foreign := mine.Path+"-dead", mine.Path+"-young", filepath.Join(os.TempDir(), "other")
+	for _, dir := range []string{dead, young, foreign} {
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(lockOf(dir), nil, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, dir := range []string{mine.Path, dead, foreign} {
+		if err := os.Chtimes(lockOf(dir), old, old); err != nil {
+			t.Fatal(err)
+		}
+	}
+	other, err := NewScratch()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for dir, want := range map[string]bool{mine.Path: true, other.Path: true, young: true, foreign: true, dead: false} {
+		if _, err := os.Stat(dir); (err == nil) != want {
+			t.Errorf("%s: %v, want it there: %t", dir, err, want)
+		}
+	}
+	for _, s := range []*Scratch{mine, other} {
+		if err := s.Remove(); err != nil {
+			t.Error(err)
+		}
+		if _, err := os.Stat(s.Path); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("%s is left: %v", s.Path, err)
+		}
+	}
+}

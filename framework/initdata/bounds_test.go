@@ -5,6 +5,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/BurntSushi/toml"
 )
 
 func TestCheckNesting(t *testing.T) {
@@ -72,4 +74,49 @@ func TestParseSurvivesBrackets(t *testing.T) {
 			t.Errorf("took %s", took)
 		}
 	}
+}
+
+// What passes has no more levels than that once a parser has read it: a table header gives two for each of its parts
+// where every one is an array of tables.
+func FuzzCheckNesting(f *testing.F) {
+	for _, text := range []string{
+		document, "a.b.c = {x = [1.5, \"#\"]} # {\n[[t.u]]\n[t.u.v]\nx = '''\n[[['''\n", "x = [\n[ # ]\n'''[''', \"\"\"\\\"[\"\"\"]]\n",
+		strings.Repeat("a.", MaxNesting) + "a = 1", "x = \"\"\"\"[\"\"\"\"\"\ny = " + strings.Repeat("[", 40) + strings.Repeat("]", 40),
+		"[\"a.b\" . c ]\n'd' . \"e\" = {f.g.h = {i = [[]]}}\r\n",
+	} {
+		f.Add(text)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		if CheckNesting([]byte(text)) != nil {
+			return
+		}
+		var read map[string]any
+		if toml.Unmarshal([]byte(text), &read) != nil {
+			return
+		}
+		if n := levels(read); n > 2*(MaxNesting+2) {
+			t.Errorf("%d levels passed", n)
+		}
+	})
+}
+
+func levels(value any) int {
+	deepest := 0
+	switch value := value.(type) {
+	case map[string]any:
+		for _, v := range value {
+			deepest = max(deepest, levels(v))
+		}
+	case []any:
+		for _, v := range value {
+			deepest = max(deepest, levels(v))
+		}
+	case []map[string]any:
+		for _, v := range value {
+			deepest = max(deepest, levels(v))
+		}
+	default:
+		return 0
+	}
+	return deepest + 1
 }

@@ -198,7 +198,7 @@ func FuzzParse(f *testing.F) {
 	f.Add([]byte("[data]\nx = [{}]\n"))
 	f.Add([]byte("version = '0.1.0'\r\nalgorithm = 'sha512'\r\n[data]\r\n\"a\" = \"\"\"\r\nb\"\"\""))
 	f.Add([]byte("a.b.c = {x = [1.5, \"#\"]} # {\n[[t.u]]\n"))
-	f.Add([]byte("x = " + strings.Repeat("[", 1<<20)))
+	f.Add([]byte("x = " + strings.Repeat("[", 100)))
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		parsed, err := Parse(raw)
 		if err != nil || parsed.Validate() != nil {

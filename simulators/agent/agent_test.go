@@ -202,6 +202,14 @@ func TestReadInitData(t *testing.T) {
 			t.Errorf("%q: error %v, want %q", raw, err, want)
 		}
 	}
+	// The agent takes the first device with the magic, whatever is behind it.
+	if err := os.WriteFile(filepath.Join(dev, "vda"), []byte("initdata\xff\x00\x00\x00\x00\x00\x00\x00 too short"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := readInitData(dev); err == nil || !strings.Contains(err.Error(), "read initdata failed: "+filepath.Join(dev, "vda")) ||
+		!strings.Contains(err.Error(), "the device ends after 10 bytes where the length field says 255") {
+		t.Errorf("a device that ends early: %v", err)
+	}
 	if err := os.WriteFile(filepath.Join(dev, "vda"), []byte("some other disk, of no interest to the agent"), 0o600); err != nil {
 		t.Fatal(err)
 	}

@@ -298,15 +298,22 @@ func (c *Cluster) LoadImageArchive(ctx context.Context, archive string, _ ...str
 	return g.Wait()
 }
 
-// ExportLogs copies what kind and the nodes logged to dest.
+// ExportLogs copies the nodes' logs to dest, one directory per node, and what
+// kind collects into kind/ beside them.
 func (c *Cluster) ExportLogs(_ context.Context, dest string) error {
-	// kind's list is longer than what this node image has to tell; what there
-	// is has been written all the same.
-	err := c.kind.CollectLogs(c.o.Name, dest)
-	if entries, readErr := os.ReadDir(dest); readErr == nil && len(entries) > 0 {
-		return nil
+	entries, err := os.ReadDir(c.Logs())
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
 	}
-	return err
+	for _, e := range entries {
+		if err := cluster.CopyLogs(filepath.Join(c.Logs(), e.Name()), filepath.Join(dest, e.Name())); err != nil {
+			return err
+		}
+	}
+	// kind asks for programs that not every node image has; what there is gets
+	// written all the same.
+	_ = c.kind.CollectLogs(c.o.Name, filepath.Join(dest, "kind"))
+	return nil
 }
 
 // quiet gives kind's warnings and errors to the progress log.

@@ -93,24 +93,6 @@ func copyTree(from, to string, share bool) error {
 	})
 }
 
-// copyLogs copies regular files that can be read, and goes on past others.
-func copyLogs(from, to string) error {
-	return filepath.WalkDir(from, func(p string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() || !d.Type().IsRegular() {
-			return nil
-		}
-		rel, err := filepath.Rel(from, p)
-		if err != nil {
-			return err
-		}
-		target := filepath.Join(to, rel)
-		if err := os.MkdirAll(filepath.Dir(target), 0o755); err != nil {
-			return err
-		}
-		return node.CopyFile(p, target)
-	})
-}
-
 // spec is the node's OCI runtime specification.
 func (m *machine) spec() *specs.Spec {
 	caps, err := cap.Current()

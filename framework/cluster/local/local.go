@@ -370,7 +370,7 @@ func (c *Cluster) WaitForControlPlane(ctx context.Context, _ klient.Client) erro
 func (c *Cluster) ExportLogs(_ context.Context, dest string) error {
 	var errs []error
 	for _, m := range c.machines {
-		errs = append(errs, copyLogs(m.Logs(), filepath.Join(dest, m.state.Name)))
+		errs = append(errs, cluster.CopyLogs(m.Logs(), filepath.Join(dest, m.state.Name)))
 	}
 	return errors.Join(errs...)
 }

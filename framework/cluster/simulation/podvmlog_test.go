@@ -10,7 +10,7 @@ import (
 func TestCreateVMTime(t *testing.T) {
 	dir := t.TempDir()
 	for _, name := range []string{"ns_p_aba5", "ns_p_0443", "ns_other_1111"} {
-		if err := os.MkdirAll(filepath.Join(dir, LogDir, name), 0o755); err != nil {
+		if err := os.MkdirAll(filepath.Join(dir, "node", LogDir, name), 0o755); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -19,7 +19,7 @@ time=2026-01-02T12:28:18.500Z level=INFO msg="VM created" id=0443 netns="" durat
 time=2026-01-02T12:28:18.600Z level=INFO msg="VM started" id=0443 duration=27.643685ms
 time=2026-01-02T12:28:19.000Z level=INFO msg="VM created" id=1111 netns=/var/run/netns/cni-e6 duration=1s
 `
-	if err := os.WriteFile(filepath.Join(dir, "podvm.log"), []byte(log), 0o644); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, "node", "podvm.log"), []byte(log), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	got, err := CreateVMTime(dir, "ns", "p")

@@ -1,0 +1,81 @@
+package pod_test
+
+import (
+	"context"
+	"strings"
+	"time"
+
+	. "github.com/onsi/ginkgo/v2"
+	. "github.com/onsi/gomega"
+	corev1 "k8s.io/api/core/v1"
+)
+
+func hostPath(path string, kind corev1.HostPathType) corev1.VolumeSource {
+	return corev1.VolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: path, Type: &kind}}
+}
+
+// ordinary takes the pod out of its VM: it runs on the node itself.
+func ordinary(p *corev1.Pod) { p.Spec.RuntimeClassName = nil }
+
+// onNode makes a directory on the node and an ordinary pod that has it at
+// /node, and that takes what is in it away at the end. It returns the
+// directory's path on the node.
+func onNode(ctx context.Context, ns, name string) string {
+	GinkgoHelper()
+	dir := "/var/tmp/" + ns
+	start(ctx, ns, name, ordinary, mounted("/node", hostPath(dir, corev1.HostPathDirectoryOrCreate)), mounted("/var-tmp", hostPath("/var/tmp", corev1.HostPathDirectory)))
+	DeferCleanup(func(ctx SpecContext) { shell(ctx, ns, name, "rm -r /var-tmp/"+ns) }, NodeTimeout(20*time.Second))
+	return dir
+}
+
+var _ = Describe("hostPath", Label("pod"), func() {
+	// kata.md, copied volumes: without a shared file system the shim copies what
+	// is there when the container is made, and nothing after that.
+	It("is a copy of what the node had when the container was made, in chunks of 1 MiB", func(ctx SpecContext) {
+		ns := bed.Namespace(ctx, "pod")
+		dir := onNode(ctx, ns, "writer")
+		shell(ctx, ns, "writer", `cd /node && mkdir -p sub/deep && chmod 2751 sub/deep && echo before > changes && echo x > sub/deep/file && chown 12:34 sub/deep/file
+			ln -s sub/deep/file link && : > empty && chmod 600 empty
+			head -c 1048576 /dev/urandom > chunk && head -c 1048577 /dev/urandom > more && head -c 2621440 /dev/urandom > chunks`)
+		list := "cd /node && stat -c '%n %a %u:%g %F' * sub/deep sub/deep/file link && sha256sum chunk more chunks empty sub/deep/file && readlink link"
+		want := shell(ctx, ns, "writer", list)
+
+		start(ctx, ns, "p", mounted("/node", hostPath(dir, corev1.HostPathDirectory)), mounted("/one", hostPath(dir+"/chunks", corev1.HostPathFile)))
+		Expect(shell(ctx, ns, "p", list)).To(Equal(want))
+		Expect(digest(ctx, ns, "p", "/one")).To(Equal(digest(ctx, ns, "writer", "/node/chunks")))
+		Expect(facts(ctx, ns, "p", "/one")).To(HaveSuffix(" 2621440"))
+
+		By("what the node changes later does not reach the guest")
+		shell(ctx, ns, "writer", "echo after > /node/changes; echo new > /node/added")
+		start(ctx, ns, "later", mounted("/node", hostPath(dir, corev1.HostPathDirectory)))
+		Expect(shell(ctx, ns, "later", "cat /node/changes /node/added")).To(Equal("after\nnew\n"), "control: a pod made after it has the change")
+		Expect(shell(ctx, ns, "p", "cat /node/changes; ls /node")).To(And(HavePrefix("before\n"), Not(ContainSubstring("added"))))
+
+		By("what the guest writes does not reach the node")
+		shell(ctx, ns, "p", "echo guest > /node/changes; touch /node/theirs; rm /node/chunk")
+		Expect(shell(ctx, ns, "writer", "cat /node/changes; ls /node")).
+			To(And(HavePrefix("after\n"), Not(ContainSubstring("theirs")), ContainSubstring("\nchunk\n")))
+	}, SpecTimeout(limit))
+
+	It("a device is the guest's own of that name", func(ctx SpecContext) {
+		ns := running(ctx, "p", mounted("/dev/nothing", hostPath("/dev/null", corev1.HostPathCharDev)))
+		Expect(shell(ctx, ns, "p", "stat -c '%F %t:%T' /dev/nothing; echo x > /dev/nothing; wc -c < /dev/nothing")).
+			To(Equal("character special file 1:3\n0\n"))
+	}, SpecTimeout(limit))
+
+	// A socket can be neither copied nor shared. Its mount goes to the guest
+	// unchanged, and there is no such file.
+	It("a socket of the node is out of reach", func(ctx SpecContext) {
+		ns := bed.Namespace(ctx, "pod")
+		const socket = "/run/containerd/containerd.sock"
+		By("control: a pod on the node gets it")
+		start(ctx, ns, "near", ordinary, mounted("/socket", hostPath(socket, corev1.HostPathSocket)))
+		Expect(strings.TrimSpace(shell(ctx, ns, "near", "stat -c %F /socket"))).To(Equal("socket"))
+
+		bed.Create(ctx, bed.Pod(ns, "p", mounted("/socket", hostPath(socket, corev1.HostPathSocket))))
+		failed, err := bed.Pods.WaitEvent(ctx, ns, "p", func(e string) bool { return strings.HasPrefix(e, "Failed") })
+		Expect(err).NotTo(HaveOccurred())
+		Expect(failed).To(And(HavePrefix("Failed: Error: failed to create containerd task: failed to create shim task: "), ContainSubstring(socket)))
+		bed.NeverRan(ctx, ns, "p")
+	}, SpecTimeout(limit))
+})
