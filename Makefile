@@ -4,7 +4,7 @@
 .PHONY: help e2e up down test lint bench build prerequisites generate fuzz
 
 COCO := bin/coco-e2e
-export CLUSTER CLUSTER_NAME NODES COCO_E2E_CACHE ARTIFACTS_DIR WORKLOAD_IMAGE KEEP FOCUS LABELS SUITES SHIM KATA_SHIM KATA_CONFIG FUZZTIME
+export CLUSTER CLUSTER_NAME NODES COCO_E2E_CACHE ARTIFACTS_DIR WORKLOAD_IMAGE KEEP FOCUS LABELS SUITES SHIM KATA_SHIM KATA_CONFIG FUZZTIME TARGETS
 
 help: ## say what there is
 	@echo "targets:"
@@ -32,7 +32,7 @@ down: build ## remove every cluster that a run kept or left behind
 	@$(COCO) down
 
 test: prerequisites ## unit tests and the specs that need no cluster, race detector on
-	go test -race ./framework/... ./simulators/... ./manifests/...
+	go test -race ./framework/... ./simulators/... ./manifests/... ./suites/agent
 
 lint: prerequisites ## gofumpt, go vet, staticcheck, ginkgolinter
 	@scripts/lint
@@ -43,7 +43,7 @@ bench: prerequisites build ## measure pods, execs, memory and phases on a fresh 
 build: ## put the command at bin/coco-e2e
 	@go build -trimpath -o $(COCO) ./framework/cmd/coco-e2e
 
-fuzz: ## run each fuzz target for FUZZTIME (10s)
+fuzz: ## run each fuzz target, or those that match TARGETS, for FUZZTIME (10s)
 	@scripts/fuzz
 
 generate: ## regenerate Go code from .proto files (needs protobuf-compiler, libprotobuf-dev)

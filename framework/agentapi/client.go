@@ -44,12 +44,28 @@ type Client struct {
 // An address of another form is an error that says so; one where nobody
 // listens is the system's error.
 func Dial(ctx context.Context, address string) (*Client, error) {
+	conn, err := DialConn(ctx, address)
+	if err != nil {
+		return nil, err
+	}
+	c := ttrpc.NewClient(conn)
+	return &Client{Agent: agentpb.NewAgentServiceClient(c), Health: agentpb.NewHealthClient(c), ttrpc: c}, nil
+}
+
+// DialConn connects as Dial does and leaves what is said to the caller: for
+// whoever wants to say what no client would.
+func DialConn(ctx context.Context, address string) (net.Conn, error) {
 	conn, err := dial(ctx, address)
 	if err != nil {
 		return nil, fmt.Errorf("agent at %s: %w", address, err)
 	}
-	c := ttrpc.NewClient(conn)
-	return &Client{Agent: agentpb.NewAgentServiceClient(c), Health: agentpb.NewHealthClient(c), ttrpc: c}, nil
+	return conn, nil
+}
+
+// Call calls a method of a service by their names, such as grpc.AgentService
+// and GetMetrics, for callers that choose them at run time.
+func (c *Client) Call(ctx context.Context, service, method string, in, out any) error {
+	return c.ttrpc.Call(ctx, service, method, in, out)
 }
 
 // Close ends the connection and all calls on it.

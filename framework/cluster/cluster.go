@@ -17,6 +17,9 @@ type Provider interface {
 	// Nodes returns the nodes that the provider can reach from outside
 	// Kubernetes; none on clusters that were only handed to it.
 	Nodes() []Node
+	// Logs is a directory of this machine that shows each node's /var/log
+	// under the node's name, or "" when there is none.
+	Logs() string
 }
 
 // Node is a node as its provider reaches it, past Kubernetes: what an operator

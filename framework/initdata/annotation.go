@@ -7,8 +7,6 @@ import (
 	"fmt"
 	"io"
 	"strings"
-
-	"github.com/BurntSushi/toml"
 )
 
 const (
@@ -17,17 +15,11 @@ const (
 	// LegacyAnnotationKey is the pod annotation that carried base64(TOML) before Kata dropped it.
 	LegacyAnnotationKey = "io.katacontainers.config.runtime.cc_init_data"
 
-	// MaxSize bounds a decompressed document, in bytes. Kata sets no bound; Kubernetes bounds annotations to 256 KiB,
-	// which gzip could blow up a thousandfold.
-	MaxSize = 64 << 20
+	// MaxSize bounds a document, in bytes, decompressed: 4 MiB, which is all that a ttrpc message may hold, less some room
+	// for what else the message holds that takes a document to the pod VM daemon (CreateVM). Kata itself sets no bound;
+	// Kubernetes bounds a pod's annotations to 256 KiB, which gzip can blow up a thousandfold.
+	MaxSize = 4<<20 - 64<<10
 )
-
-// TooLargeError says that a document is longer than [MaxSize] once decompressed.
-type TooLargeError struct{}
-
-func (*TooLargeError) Error() string {
-	return fmt.Sprintf("init-data is longer than %d bytes when decompressed; make its files smaller", MaxSize)
-}
 
 // EncodeAnnotation makes the value of [AnnotationKey] from a document's raw bytes: the same value for the same bytes.
 func EncodeAnnotation(raw []byte) (string, error) {
@@ -38,25 +30,29 @@ func EncodeAnnotation(raw []byte) (string, error) {
 	return base64.StdEncoding.EncodeToString(compressed), nil
 }
 
-// DecodeAnnotation takes a document's raw bytes out of the value of [AnnotationKey]. Its errors are, to the letter,
-// those of Kata's Go shim (src/runtime/pkg/oci/utils.go addHypervisorInitdataOverrides), which streams base64 into
-// gzip: so the same breakage is found at the same step and the same offset. As in Kata, the document must be TOML with
-// strings where strings belong, while its version and algorithm are not judged, and an empty value is no init-data:
-// the result is nil.
+// DecodeAnnotation takes a document's raw bytes out of the value of [AnnotationKey]. Its errors are [*AnnotationError],
+// and begin, to the letter, with those of Kata's Go shim (src/runtime/pkg/oci/utils.go addHypervisorInitdataOverrides),
+// which streams base64 into gzip: so the same breakage is found at the same step and the same offset. As in Kata, line
+// ends in the base64 do no harm, several gzip members make one document, the document must be TOML with strings where
+// strings belong, while its version and algorithm are not judged, and an empty value is no init-data: the result is
+// nil. Unlike Kata it refuses more than [MaxSize] and [MaxNesting], and needs memory of that order only.
 func DecodeAnnotation(value string) ([]byte, error) {
 	if value == "" {
 		return nil, nil
 	}
+	refuse := func(step string, err error) ([]byte, error) {
+		return nil, annotationError(AnnotationKey, value, step, err)
+	}
 	decoder, err := gzip.NewReader(base64.NewDecoder(base64.StdEncoding, strings.NewReader(value)))
 	if err != nil {
-		return nil, fmt.Errorf("initdata create gzip reader error: %w", err)
+		return refuse(stepOpen, err)
 	}
 	raw, err := readLimited(decoder)
 	if err != nil {
-		return nil, fmt.Errorf("uncompressing initdata with gzip error: %w", err)
+		return refuse(stepUnzip, err)
 	}
 	if err := checkTOML(raw); err != nil {
-		return nil, fmt.Errorf("parsing initdata annotation failed: %w", err)
+		return refuse(stepTOML, err)
 	}
 	return raw, nil
 }
@@ -66,18 +62,24 @@ func EncodeLegacyAnnotation(raw []byte) string {
 	return base64.StdEncoding.EncodeToString(raw)
 }
 
-// DecodeLegacyAnnotation takes a document's raw bytes out of the value of [LegacyAnnotationKey]. An empty value is no
-// init-data: the result is nil.
+// DecodeLegacyAnnotation takes a document's raw bytes out of the value of [LegacyAnnotationKey]. Its errors are
+// [*AnnotationError]. An empty value is no init-data: the result is nil.
 func DecodeLegacyAnnotation(value string) ([]byte, error) {
 	if value == "" {
 		return nil, nil
 	}
+	refuse := func(step string, err error) ([]byte, error) {
+		return nil, annotationError(LegacyAnnotationKey, value, step, err)
+	}
 	raw, err := base64.StdEncoding.DecodeString(value)
 	if err != nil {
-		return nil, fmt.Errorf("decoding initdata annotation failed: %w", err)
+		return refuse(stepBase64, err)
+	}
+	if len(raw) > MaxSize {
+		return refuse(stepBase64, &TooLargeError{})
 	}
 	if err := checkTOML(raw); err != nil {
-		return nil, fmt.Errorf("parsing initdata annotation failed: %w", err)
+		return refuse(stepTOML, err)
 	}
 	return raw, nil
 }
@@ -90,7 +92,7 @@ func checkTOML(raw []byte) error {
 		Algorithm string            `toml:"algorithm"`
 		Data      map[string]string `toml:"data"`
 	}
-	return toml.Unmarshal(raw, &document)
+	return unmarshal(raw, &document)
 }
 
 func compress(raw []byte) ([]byte, error) {

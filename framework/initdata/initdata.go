@@ -14,9 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
-
-	"github.com/BurntSushi/toml"
+	"time"
 )
 
 // Version is the only version of the init-data specification that Kata's agent accepts.
@@ -57,42 +55,15 @@ type InitData struct {
 	missing []string
 }
 
-// UnsupportedVersionError says that a document's version is not [Version]. Its text is Kata's.
-type UnsupportedVersionError struct{ Version string }
-
-func (e *UnsupportedVersionError) Error() string {
-	return fmt.Sprintf("unsupported version: %s, expected: %s", e.Version, Version)
-}
-
-// UnsupportedAlgorithmError says that a document's algorithm is not one of [Algorithms]. Its text is Kata's.
-type UnsupportedAlgorithmError struct{ Algorithm string }
-
-func (e *UnsupportedAlgorithmError) Error() string {
-	return fmt.Sprintf("unsupported algorithm: %s, supported algorithms: %s", e.Algorithm, strings.Join(algorithms, ", "))
-}
-
-// MissingFieldError says that a document lacks a field that Kata's agent requires. Its text is serde's, as the agent's.
-type MissingFieldError struct{ Field string }
-
-func (e *MissingFieldError) Error() string { return fmt.Sprintf("missing field `%s`", e.Field) }
-
-// FieldTypeError says that a field of a document has the wrong TOML type.
-type FieldTypeError struct {
-	Field string // such as version, or data."aa.toml"
-	Want  string // TOML type that the field must have
-	Got   string // TOML type that it has
-}
-
-func (e *FieldTypeError) Error() string {
-	return fmt.Sprintf("field %s must be a %s, not %s", e.Field, e.Want, e.Got)
-}
-
 // Parse reads a TOML document. Field names are case-sensitive and types are strict, as in Kata's agent; unknown fields
-// are ignored. Parse judges neither version nor algorithm nor missing fields: that is [InitData.Validate].
+// are ignored. Parse judges neither version nor algorithm nor missing fields: that is [InitData.Validate]. The errors are [*TooLargeError], [*NestingError], [*SyntaxError] and [*FieldTypeError].
 func Parse(raw []byte) (*InitData, error) {
+	if len(raw) > MaxSize {
+		return nil, fmt.Errorf("parse init-data: %w", &TooLargeError{})
+	}
 	var document map[string]any
-	if err := toml.Unmarshal(raw, &document); err != nil {
-		return nil, fmt.Errorf("parse init-data: %w", err)
+	if err := unmarshal(raw, &document); err != nil {
+		return nil, syntaxError(err)
 	}
 	initData := &InitData{Raw: slices.Clone(raw)}
 	for _, field := range []struct {
@@ -150,6 +121,8 @@ func typeName(value any) string {
 		return "float"
 	case bool:
 		return "boolean"
+	case time.Time:
+		return "date or time"
 	default:
 		return fmt.Sprintf("%T", value)
 	}

@@ -51,6 +51,14 @@ func TestParseRefuses(t *testing.T) {
 		"array file":      {"[data]\nx = [\"a\"]\n", `field data."x" must be a string, not array`},
 		"duplicate file":  {"[data]\nx = \"a\"\nx = \"b\"\n", "Key 'data.x' has already been defined"},
 		"not UTF-8":       {"version = \"\xff\"\n", "invalid UTF-8"},
+		"table in data":   {"[data.\"aa.toml\"]\n", `field data."aa.toml" must be a string, not table; give a file's content as one string`},
+		"inline table":    {"[data]\n\"aa.toml\" = {x = 1}\n", `field data."aa.toml" must be a string, not table`},
+		"date":            {"version = 2026-01-01\n", "field version must be a string, not date or time; put its value in quotes"},
+		"boolean version": {"version = true\n", "field version must be a string, not boolean"},
+		"float version":   {"version = 0.1\n", "field version must be a string, not float"},
+		"array of tables": {"[[data]]\nx = ''\n", "field data must be a table, not array; write [data]"},
+		"duplicate table": {"[data]\nx = ''\n[data]\n", "Key 'data' has already been defined"},
+		"NUL":             {"version = \"\x00\"\n", "cannot contain control characters"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if _, err := Parse([]byte(c.document)); err == nil || !strings.Contains(err.Error(), c.want) {
@@ -60,17 +68,17 @@ func TestParseRefuses(t *testing.T) {
 	}
 }
 
-// The texts are those of Kata's InitData::validate and of serde.
+// The texts are those of Kata's InitData::validate and of serde; those about missing fields begin with serde's.
 func TestValidate(t *testing.T) {
 	for name, c := range map[string]struct{ document, want string }{
 		"good":               {"version = \"0.1.0\"\nalgorithm = \"sha384\"\n[data]\n", ""},
 		"unknown field":      {"version = \"0.1.0\"\nalgorithm = \"sha512\"\nx = 1\n[data]\n", ""},
 		"other version":      {"version = \"9.9.9\"\nalgorithm = \"sha256\"\n[data]\n", "unsupported version: 9.9.9, expected: 0.1.0"},
 		"empty version":      {"version = \"\"\nalgorithm = \"sha256\"\n[data]\n", "unsupported version: , expected: 0.1.0"},
-		"no version":         {"algorithm = \"sha256\"\n[data]\n", "missing field `version`"},
-		"capital Version":    {"Version = \"0.1.0\"\nalgorithm = \"sha256\"\n[data]\n", "missing field `version`"},
-		"no algorithm":       {"version = \"0.1.0\"\n[data]\n", "missing field `algorithm`"},
-		"no data":            {"version = \"0.1.0\"\nalgorithm = \"sha256\"\n", "missing field `data`"},
+		"no version":         {"algorithm = \"sha256\"\n[data]\n", "missing field `version`; add version = \"0.1.0\" (names are case-sensitive)"},
+		"capital Version":    {"Version = \"0.1.0\"\nalgorithm = \"sha256\"\n[data]\n", "missing field `version`; add version = \"0.1.0\" (names are case-sensitive)"},
+		"no algorithm":       {"version = \"0.1.0\"\n[data]\n", "missing field `algorithm`; add algorithm = \"sha256\" (names are case-sensitive)"},
+		"no data":            {"version = \"0.1.0\"\nalgorithm = \"sha256\"\n", "missing field `data`; add a [data] table, which may be empty (names are case-sensitive)"},
 		"md5":                {"version = \"0.1.0\"\nalgorithm = \"md5\"\n[data]\n", "unsupported algorithm: md5, supported algorithms: sha256, sha384, sha512"},
 		"capital SHA-256":    {"version = \"0.1.0\"\nalgorithm = \"SHA-256\"\n[data]\n", "unsupported algorithm: SHA-256, supported algorithms: sha256, sha384, sha512"},
 		"version goes first": {"version = \"2\"\nalgorithm = \"md5\"\n[data]\n", "unsupported version: 2, expected: 0.1.0"},
@@ -188,6 +196,9 @@ func TestMarshalDoesNotJudge(t *testing.T) {
 func FuzzParse(f *testing.F) {
 	f.Add([]byte(document))
 	f.Add([]byte("[data]\nx = [{}]\n"))
+	f.Add([]byte("version = '0.1.0'\r\nalgorithm = 'sha512'\r\n[data]\r\n\"a\" = \"\"\"\r\nb\"\"\""))
+	f.Add([]byte("a.b.c = {x = [1.5, \"#\"]} # {\n[[t.u]]\n"))
+	f.Add([]byte("x = " + strings.Repeat("[", 100)))
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		parsed, err := Parse(raw)
 		if err != nil || parsed.Validate() != nil {

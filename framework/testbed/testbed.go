@@ -26,6 +26,7 @@ import (
 	"sigs.k8s.io/e2e-framework/klient/decoder"
 	"sigs.k8s.io/e2e-framework/klient/k8s/resources"
 
+	"github.com/coco-e2e/coco-e2e/framework/cluster"
 	"github.com/coco-e2e/coco-e2e/framework/cluster/local"
 	"github.com/coco-e2e/coco-e2e/framework/cluster/node"
 	"github.com/coco-e2e/coco-e2e/framework/cluster/simulation"
@@ -43,7 +44,7 @@ const (
 
 // Options say what to bring up. FromEnvironment fills them.
 type Options struct {
-	// Provider of the cluster: "local".
+	// Provider of the cluster: Local, Kind, or "" for what ChooseProvider finds.
 	Provider string
 	// Name of the cluster.
 	Name string
@@ -100,12 +101,11 @@ func FromEnvironment() (Options, error) {
 		}
 	}
 	switch o.Provider {
-	case "", "local":
-		o.Provider = "local"
-	case "kind", "existing":
-		return o, fmt.Errorf("CLUSTER=%s: this provider is not built yet; use CLUSTER=local", o.Provider)
+	case "", Local, Kind:
+	case "existing":
+		return o, fmt.Errorf("CLUSTER=%s: this provider is not built yet; use CLUSTER=kind or CLUSTER=local", o.Provider)
 	default:
-		return o, fmt.Errorf("CLUSTER=%s: unknown provider; use CLUSTER=local", o.Provider)
+		return o, fmt.Errorf("CLUSTER=%s: unknown provider; use CLUSTER=kind or CLUSTER=local", o.Provider)
 	}
 	if o.Name == "" {
 		o.Name = local.DefaultName
@@ -185,7 +185,7 @@ type Testbed struct {
 	Handle
 	// Pods drives the cluster's pods.
 	Pods    *pod.Client
-	cluster *local.Cluster
+	cluster cluster.Provider
 }
 
 // Prepare builds all that needs building, and touches no cluster.
@@ -204,6 +204,7 @@ func Prepare(ctx context.Context, o Options) (*node.Image, *simulation.Parts, er
 // Up brings up a testbed. On error, what was started stays for a look at its
 // logs; Down removes it.
 func Up(ctx context.Context, o Options) (*Testbed, error) {
+	ChooseProvider(ctx, &o)
 	img, parts, err := Prepare(ctx, o)
 	if err != nil {
 		return nil, err
@@ -211,18 +212,8 @@ func Up(ctx context.Context, o Options) (*Testbed, error) {
 	if err := o.Shim.Check(img.Rootfs); err != nil {
 		return nil, err
 	}
-	c, err := local.New(local.Options{Name: o.Name, Nodes: o.Nodes, StateRoot: o.ClustersDir(), Image: img, Progress: o.Progress})
+	c, err := bringUp(ctx, o, img, parts)
 	if err != nil {
-		return nil, err
-	}
-	if err := c.Reserve(); err != nil {
-		return nil, err
-	}
-	sim := filepath.Join(o.ClustersDir(), o.Name, "simulation")
-	if err := parts.Prepare(c, sim, o.Shim); err != nil {
-		return nil, err
-	}
-	if _, err := c.Create(ctx); err != nil {
 		return nil, err
 	}
 	admin, public, err := adminKey()
@@ -245,12 +236,7 @@ func Up(ctx context.Context, o Options) (*Testbed, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := o.Progress.Do("simulated TEE: registry, pod VM daemons, RuntimeClass", func() error {
-		if err := parts.StartNodes(ctx, c, o.Shim); err != nil {
-			return err
-		}
-		return simulation.CreateRuntimeClass(ctx, t.Pods.Kube)
-	}); err != nil {
+	if err := simulation.CreateRuntimeClass(ctx, t.Pods.Kube); err != nil {
 		return nil, err
 	}
 	if err := o.Progress.Do("KBS: deploy", func() error { return t.deployKBS(ctx, parts.KBSArchive, public) }); err != nil {
@@ -271,12 +257,8 @@ func Open(h Handle) (*Testbed, error) {
 		return nil, err
 	}
 	t := &Testbed{Handle: h, Pods: pods}
-	if h.Provider == "local" {
-		if t.cluster, err = local.Open(h.StateRoot, h.Name); err != nil {
-			return nil, err
-		}
-	}
-	return t, nil
+	t.cluster, err = open(h)
+	return t, err
 }
 
 func (o Options) handlePath() string { return filepath.Join(o.ClustersDir(), o.Name, "testbed.json") }
@@ -302,19 +284,13 @@ func Existing(o Options) (*Testbed, error) {
 	if err := json.Unmarshal(b, &h); err != nil {
 		return nil, fmt.Errorf("%s: %w; remove the cluster with `make down`", o.handlePath(), err)
 	}
+	if o.Provider != "" && h.Provider != o.Provider {
+		return nil, fmt.Errorf("the cluster %s that an earlier run kept is a %s one, and CLUSTER asks for %s: remove it with `make down`", h.Name, h.Provider, o.Provider)
+	}
 	if h.Shim != o.Shim.Name() {
 		return nil, fmt.Errorf("the cluster %s that an earlier run kept has the shim %s, and SHIM asks for %s: remove it with `make down`", h.Name, h.Shim, o.Shim.Name())
 	}
 	return Open(h)
-}
-
-// Down removes the testbed that o names, or what is left of it.
-func Down(ctx context.Context, o Options) error {
-	c, err := local.New(local.Options{Name: o.Name, StateRoot: o.ClustersDir()})
-	if err != nil {
-		return err
-	}
-	return o.Progress.Do("cluster "+o.Name+": remove", func() error { return c.Destroy(ctx) })
 }
 
 // ExportLogs copies what the node and its guests logged into dir.

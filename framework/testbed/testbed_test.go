@@ -7,7 +7,7 @@ import (
 
 // environment sets what FromEnvironment reads to nothing, but for the cache.
 func environment(t *testing.T) {
-	for _, name := range []string{"CLUSTER", "CLUSTER_NAME", "WORKLOAD_IMAGE", "COCO_E2E_ROOT"} {
+	for _, name := range []string{"CLUSTER", "CLUSTER_NAME", "NODES", "SHIM", "KATA_SHIM", "KATA_CONFIG", "WORKLOAD_IMAGE", "COCO_E2E_ROOT"} {
 		t.Setenv(name, "")
 	}
 	t.Setenv("COCO_E2E_CACHE", t.TempDir())
@@ -15,16 +15,41 @@ func environment(t *testing.T) {
 
 func TestFromEnvironment(t *testing.T) {
 	environment(t)
-	for cluster, wantErr := range map[string]string{"": "", "local": "", "kind": "not built yet", "existing": "not built yet", "moon": "unknown provider"} {
+	for cluster, wantErr := range map[string]string{"": "", "local": "", "kind": "", "existing": "not built yet", "moon": "unknown provider"} {
 		t.Setenv("CLUSTER", cluster)
 		o, err := FromEnvironment()
 		if wantErr == "" {
-			if err != nil || o.Provider != "local" || o.Name != "coco-e2e" || o.Root == "" {
+			if err != nil || o.Provider != cluster || o.Name != "coco-e2e" || o.Root == "" {
 				t.Errorf("CLUSTER=%q: %+v, %v", cluster, o, err)
 			}
 		} else if err == nil || !strings.Contains(err.Error(), wantErr) {
 			t.Errorf("CLUSTER=%q: error %v, want %q", cluster, err, wantErr)
 		}
+	}
+}
+
+func TestNodesAndShimFromEnvironment(t *testing.T) {
+	for name, tc := range map[string]struct {
+		env  map[string]string
+		want string
+	}{
+		"three nodes":             {map[string]string{"NODES": "3"}, ""},
+		"no node":                 {map[string]string{"NODES": "0"}, "NODES=0"},
+		"no number":               {map[string]string{"NODES": "many"}, "NODES=many"},
+		"Kata's shim":             {map[string]string{"SHIM": "kata", "KATA_SHIM": "/shim"}, ""},
+		"Kata's shim, unnamed":    {map[string]string{"SHIM": "kata"}, "set KATA_SHIM"},
+		"a shim without the word": {map[string]string{"KATA_SHIM": "/shim"}, "SHIM=kata"},
+		"another shim":            {map[string]string{"SHIM": "runc"}, "unknown shim"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			environment(t)
+			for k, v := range tc.env {
+				t.Setenv(k, v)
+			}
+			if _, err := FromEnvironment(); (err == nil) != (tc.want == "") || err != nil && !strings.Contains(err.Error(), tc.want) {
+				t.Errorf("error %v, want %q", err, tc.want)
+			}
+		})
 	}
 }
 

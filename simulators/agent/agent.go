@@ -37,6 +37,9 @@ type Agent struct {
 	mu         sync.Mutex
 	containers map[string]*container
 
+	// oom has the ids of containers that ran out of memory.
+	oom chan string
+
 	// done is closed by DestroySandbox.
 	done     chan struct{}
 	doneOnce sync.Once

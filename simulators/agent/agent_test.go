@@ -202,6 +202,14 @@ func TestReadInitData(t *testing.T) {
 			t.Errorf("%q: error %v, want %q", raw, err, want)
 		}
 	}
+	// The agent takes the first device with the magic, whatever is behind it.
+	if err := os.WriteFile(filepath.Join(dev, "vda"), []byte("initdata\xff\x00\x00\x00\x00\x00\x00\x00 too short"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := readInitData(dev); err == nil || !strings.Contains(err.Error(), "read initdata failed: "+filepath.Join(dev, "vda")) ||
+		!strings.Contains(err.Error(), "the device ends after 10 bytes where the length field says 255") {
+		t.Errorf("a device that ends early: %v", err)
+	}
 	if err := os.WriteFile(filepath.Join(dev, "vda"), []byte("some other disk, of no interest to the agent"), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -260,5 +268,25 @@ func TestCopyFileInChunks(t *testing.T) {
 	}
 	if st, err := root.Stat("d/file.txt"); err != nil || st.Mode() != 0o640 {
 		t.Errorf("mode %v, %v", st.Mode(), err)
+	}
+}
+
+// A policy.rego without content is a policy that does not parse, and not the absence of one: the guest's own, which
+// allows everything, must not take its place.
+func TestEmptyPolicyIsAPolicy(t *testing.T) {
+	for name, c := range map[string]struct {
+		doc  *initdata.InitData
+		want bool
+	}{
+		"no init-data": {nil, false},
+		"no policy":    {&initdata.InitData{Data: map[string]string{"aa.toml": ""}}, false},
+		"empty policy": {&initdata.InitData{Data: map[string]string{"policy.rego": ""}}, true},
+	} {
+		if text, brought := initDataPolicy(c.doc); text != "" || brought != c.want {
+			t.Errorf("%s: %q, %v", name, text, brought)
+		}
+	}
+	if err := policy.New().SetPolicy(t.Context(), ""); err == nil {
+		t.Error("the engine took an empty policy")
 	}
 }

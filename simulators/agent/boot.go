@@ -40,7 +40,7 @@ func Run(ctx context.Context, ready func()) error {
 	}
 	a := &Agent{
 		policy: policy.New(), cgroupParent: os.Getenv("KATA_AGENT_CGROUP_PARENT"), children: kids,
-		containers: map[string]*container{}, done: make(chan struct{}),
+		containers: map[string]*container{}, oom: make(chan string, oomBacklog), done: make(chan struct{}),
 	}
 	logFile, err := os.OpenFile(os.Getenv("KATA_AGENT_RPC_LOG"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
@@ -59,8 +59,10 @@ func Run(ctx context.Context, ready func()) error {
 		return fmt.Errorf("Failed to initialize agent policy: %w", err)
 	}
 	// With init-data the default policy never decides anything, and a policy
-	// takes time to compile: it only has to be right.
-	if doc == nil || doc.Data[initdata.Policy] == "" {
+	// takes time to compile: it only has to be right. A policy.rego without
+	// content counts as a policy, as for Kata: it does not parse.
+	own, brought := initDataPolicy(doc)
+	if !brought {
 		if err := a.policy.SetPolicy(ctx, string(text)); err != nil {
 			return fmt.Errorf("Failed to initialize agent policy: %w", err)
 		}
@@ -68,12 +70,20 @@ func Run(ctx context.Context, ready func()) error {
 	if err := a.startComponents(ctx, doc); err != nil {
 		return err
 	}
-	if doc != nil && doc.Data[initdata.Policy] != "" {
-		if err := a.policy.SetPolicy(ctx, doc.Data[initdata.Policy]); err != nil {
+	if brought {
+		if err := a.policy.SetPolicy(ctx, own); err != nil {
 			return fmt.Errorf("Failed to set policy from initdata: %w", err)
 		}
 	}
 	return a.serve(ctx, ready)
+}
+
+func initDataPolicy(doc *initdata.InitData) (text string, brought bool) {
+	if doc == nil {
+		return "", false
+	}
+	text, brought = doc.Data[initdata.Policy]
+	return text, brought
 }
 
 // readInitData finds the init-data device, writes its files, and returns the

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -30,6 +31,7 @@ type container struct {
 	init      *process
 	processes map[string]*process // execs by id
 	cgroup    string
+	memory    io.Closer // the watch of its memory; nil without one
 }
 
 // runcLog is where runc says what went wrong.
@@ -303,6 +305,9 @@ func (a *Agent) remove(ctx context.Context, c *container) error {
 	a.mu.Lock()
 	if c.init != nil {
 		c.init.close()
+	}
+	if c.memory != nil {
+		_ = c.memory.Close()
 	}
 	for _, p := range c.processes {
 		if p.ready {

@@ -311,7 +311,7 @@ func (g *guest) exec(id string, terminal bool, script string) error {
 // guestPolicy allows everything that the test does but one command.
 func guestPolicy() string {
 	text := "package agent_policy\n"
-	for _, name := range strings.Fields("CopyFile CreateContainer CreateSandbox DestroySandbox ReadStream RemoveContainer SignalProcess StartContainer StatsContainer TtyWinResize WaitProcess WriteStream CloseStdin") {
+	for _, name := range strings.Fields("CopyFile CreateContainer CreateSandbox DestroySandbox GetOOMEvent ReadStream RemoveContainer SignalProcess StartContainer StatsContainer TtyWinResize WaitProcess WriteStream CloseStdin") {
 		text += "default " + name + "Request := true\n"
 	}
 	return text + "default ExecProcessRequest := false\nExecProcessRequest if not contains(input.process.Args[3], \"forbidden\")\n"

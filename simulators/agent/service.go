@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
 	"os"
 	"slices"
@@ -107,8 +108,12 @@ func (a *Agent) CreateContainer(ctx context.Context, r *pb.CreateContainerReques
 // StartContainer implements grpc.AgentService.
 func (a *Agent) StartContainer(ctx context.Context, r *pb.StartContainerRequest) (*empty, error) {
 	return gate(ctx, a, "StartContainer", r, locked(a, func(ctx context.Context, r *pb.StartContainerRequest) error {
-		if a.find(r.ContainerId) == nil {
+		c := a.find(r.ContainerId)
+		if c == nil {
 			return errNoContainer()
+		}
+		if err := a.watchMemory(c); err != nil {
+			slog.Warn("out of memory will not be noticed", "error", err)
 		}
 		return newRunc().Start(ctx, r.ContainerId)
 	}))
@@ -272,17 +277,6 @@ func (a *Agent) GetGuestDetails(ctx context.Context, r *pb.GuestDetailsRequest) 
 		return &pb.GuestDetailsResponse{AgentDetails: &pb.AgentDetails{
 			Version: Version, StorageHandlers: []string{"ephemeral", "local", "image_guest_pull"}, ExtraFeatures: []string{"agent-policy"},
 		}}, nil
-	})
-}
-
-// GetOOMEvent blocks until a container is killed for memory, or the sandbox ends.
-func (a *Agent) GetOOMEvent(ctx context.Context, r *pb.GetOOMEventRequest) (*pb.OOMEvent, error) {
-	return gate(ctx, a, "GetOOMEvent", r, func(ctx context.Context, _ *pb.GetOOMEventRequest) (*pb.OOMEvent, error) {
-		select {
-		case <-a.done:
-		case <-ctx.Done():
-		}
-		return nil, status.Error(codes.Internal, "")
 	})
 }
 

@@ -17,6 +17,7 @@ import (
 	"github.com/containerd/ttrpc"
 
 	"github.com/coco-e2e/coco-e2e/framework/agentapi/hypervisorpb"
+	"github.com/coco-e2e/coco-e2e/framework/initdata"
 	"github.com/coco-e2e/coco-e2e/simulators/podvm/cgroup"
 	"github.com/coco-e2e/coco-e2e/simulators/podvm/config"
 	"github.com/coco-e2e/coco-e2e/simulators/podvm/stage"
@@ -293,6 +294,31 @@ func TestRefusedRequests(t *testing.T) {
 		t.Errorf("StartVM of no VM: got %v", err)
 	}
 	stop(t, s, "absent")
+}
+
+// TestRefusedInitData: init-data that cannot be handed over leaves no VM behind, and the same id can be used again.
+func TestRefusedInitData(t *testing.T) {
+	s := newService(t, testConfig(t))
+	encoded, err := initdata.EncodeAnnotation([]byte("version = \"0.1.0\"\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for value, want := range map[string]string{
+		encoded:                                  "annotation io.katacontainers.config.hypervisor.cc_init_data is base64 of gzip: the shim has to decode it",
+		strings.Repeat("\n", initdata.MaxSize+1): "annotation io.katacontainers.config.hypervisor.cc_init_data: write init-data image: init-data is longer than",
+	} {
+		_, err := s.CreateVM(t.Context(), &hypervisorpb.CreateVMRequest{Id: "vm", Annotations: annotations(value)})
+		if err == nil || !strings.HasPrefix(err.Error(), want) {
+			t.Errorf("got %v, want %s", err, want)
+		}
+		if _, err := os.Stat(filepath.Join(s.config.StateDir, "vm")); !os.IsNotExist(err) {
+			t.Errorf("the VM's directory is left: %v", err)
+		}
+	}
+	create(t, s, "vm", "", "ready")
+	if _, err := s.StartVM(t.Context(), &hypervisorpb.StartVMRequest{Id: "vm"}); err != nil {
+		t.Error(err)
+	}
 }
 
 // TestKilledDaemon kills a daemon with SIGKILL: its guests and TPMs must end with it, and the next must clear the rest.

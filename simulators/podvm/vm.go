@@ -126,13 +126,20 @@ func (v *vm) create(ctx context.Context, rawInitData string) error {
 	return v.tpm.Move(v.tpmSocket(), filepath.Join(v.logs, "tpm.log"))
 }
 
-// writeInitData makes the block device by which Kata hands init-data over (src/agent/src/initdata.rs reads it).
+// writeInitData makes the block device by which Kata hands init-data over (src/agent/src/initdata.rs reads it). A shim
+// that passes the pod's annotation on as it is has forgotten its part: the guest would find no TOML.
 func (v *vm) writeInitData(raw string) error {
+	if _, err := initdata.DecodeAnnotation(raw); err == nil {
+		return fmt.Errorf("annotation %s is base64 of gzip: the shim has to decode it, CreateVM takes the TOML itself", annotationInitData)
+	}
 	f, err := os.OpenFile(v.initDataImage(), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
 	}
-	return errors.Join(initdata.WriteImage(f, []byte(raw)), f.Close())
+	if err := errors.Join(initdata.WriteImage(f, []byte(raw)), f.Close()); err != nil {
+		return fmt.Errorf("annotation %s: %w", annotationInitData, err)
+	}
+	return nil
 }
 
 // boot starts the guest and waits for its agent.

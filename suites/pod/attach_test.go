@@ -86,7 +86,7 @@ var _ = Describe("attach", Label("pod"), func() {
 		}
 		types("echo $$ $(tty) $((6*7))\n")
 		Eventually(out).WithContext(ctx).Should(gbytes.Say(`\n1 /dev/(pts/0|console) 42\r\n`))
-		types("until [ \"$(stty size)\" = '22 99' ]; do :; done; stty size\n")
+		types("until [ \"$(stty size)\" = '22 99' ]; do sleep 0.1; done; stty size\n")
 		Eventually(out).WithContext(ctx).Should(gbytes.Say(`\n22 99\r\n`))
 		By("where ^D ends the container's process")
 		types("exit 3\n")

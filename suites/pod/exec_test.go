@@ -128,13 +128,12 @@ var _ = Describe("exec", Label("pod"), func() {
 		Expect(r.Stdout).To(Equal("none\n"))
 
 		t := openTerminal(ctx, ns, "exec", 33, 101)
-		t.types("echo TERM is $TERM; stty size\n")
-		Eventually(t.screen).WithContext(ctx).Should(gbytes.Say("TERM is xterm\r\n33 101\r\n"))
+		t.types("echo TERM is $TERM\n")
+		Eventually(t.screen).WithContext(ctx).Should(gbytes.Say("TERM is xterm\r\n"))
+		t.waitSize(ctx, "33 101")
 		By("resizing")
 		t.sizes <- remotecommand.TerminalSize{Height: 40, Width: 132}
-		// The new size and what is typed next take different ways to the guest.
-		t.types("until [ \"$(stty size)\" = '40 132' ]; do :; done; echo re''sized\n")
-		Eventually(t.screen).WithContext(ctx).Should(gbytes.Say("resized\r\n"))
+		t.waitSize(ctx, "40 132")
 		By("what is typed is a terminal's: ^C interrupts, ^D ends")
 		t.types("sleep 1000\n")
 		Eventually(t.screen).WithContext(ctx).Should(gbytes.Say("sleep 1000\r\n"))
@@ -198,6 +197,14 @@ func openTerminal(ctx context.Context, ns, name string, height, width uint16) *t
 		t.done <- code
 	}()
 	return t
+}
+
+// waitSize waits until the terminal has a size: sizes and what is typed take
+// different ways to the guest.
+func (t *terminal) waitSize(ctx context.Context, size string) {
+	GinkgoHelper()
+	t.types("until [ \"$(stty size)\" = '" + size + "' ]; do sleep 0.1; done; echo it is $(stty size)\n")
+	Eventually(t.screen).WithContext(ctx).Should(gbytes.Say("it is " + size + "\r\n"))
 }
 
 func (t *terminal) types(keys string) {

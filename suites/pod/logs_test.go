@@ -158,7 +158,7 @@ func lines(text, prefix string) []string {
 // it: "time stream F text".
 func streamsOnNode(ns, name string) map[string]string {
 	GinkgoHelper()
-	files, err := filepath.Glob(filepath.Join(bed.NodeLogs, "pods", ns+"_"+name+"_*", suite.Container, "0.log"))
+	files, err := filepath.Glob(filepath.Join(bed.NodeLogs, "*", "pods", ns+"_"+name+"_*", suite.Container, "0.log"))
 	Expect(err).NotTo(HaveOccurred())
 	Expect(files).To(HaveLen(1))
 	out := map[string]string{}

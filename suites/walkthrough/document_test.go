@@ -20,6 +20,9 @@ const (
 	tokenCommand = "curl -s http://127.0.0.1:8006/aa/token?token_type=kbs"
 )
 
+// permissive is a policy that lets everything happen.
+const permissive = "package agent_policy\ndefault AllowRequestsFailingPolicy := true\n"
+
 func evidenceCommand(nonce string) string {
 	return "curl -s http://127.0.0.1:8006/aa/evidence?runtime_data=" + nonce
 }

@@ -15,7 +15,6 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/coco-e2e/coco-e2e/framework/cluster/node"
-	"github.com/coco-e2e/coco-e2e/manifests"
 )
 
 // layOut fills the node's directory: its /var and /etc, and the bundle that
@@ -37,16 +36,12 @@ func (m *machine) layOut() error {
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
-	network, err := manifests.Fill("node/10-node.conflist", map[string]int{"Node": m.index})
-	if err != nil {
-		return err
-	}
 	hosts := "127.0.0.1 localhost\n::1 localhost\n"
 	for _, other := range m.c.machines {
 		hosts += fmt.Sprintf("%s %s\n", other.ip(), other.state.Name)
 	}
 	for name, text := range map[string]string{
-		"resolv.conf": string(resolv), "hosts": hosts, "hostname": m.state.Name + "\n", "cni/net.d/10-node.conflist": string(network),
+		"resolv.conf": string(resolv), "hosts": hosts, "hostname": m.state.Name + "\n",
 	} {
 		if err := os.WriteFile(m.path("etc", name), []byte(text), 0o644); err != nil {
 			return err
@@ -98,24 +93,6 @@ func copyTree(from, to string, share bool) error {
 	})
 }
 
-// copyLogs copies regular files that can be read, and goes on past others.
-func copyLogs(from, to string) error {
-	return filepath.WalkDir(from, func(p string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() || !d.Type().IsRegular() {
-			return nil
-		}
-		rel, err := filepath.Rel(from, p)
-		if err != nil {
-			return err
-		}
-		target := filepath.Join(to, rel)
-		if err := os.MkdirAll(filepath.Dir(target), 0o755); err != nil {
-			return err
-		}
-		return node.CopyFile(p, target)
-	})
-}
-
 // spec is the node's OCI runtime specification.
 func (m *machine) spec() *specs.Spec {
 	caps, err := cap.Current()
@@ -155,7 +132,7 @@ func (m *machine) spec() *specs.Spec {
 		Root:     &specs.Root{Path: m.c.o.Image.Rootfs, Readonly: true},
 		Process: &specs.Process{
 			Args:         []string{"/usr/local/bin/entrypoint"},
-			Env:          []string{"PATH=/usr/local/sbin:/usr/local/bin:/opt/coco-sim/bin:/usr/sbin:/usr/bin:/sbin:/bin", "KUBECONFIG=/etc/kubernetes/admin.conf"},
+			Env:          []string{"PATH=/usr/local/sbin:/usr/local/bin:/opt/coco-sim/bin:/usr/sbin:/usr/bin:/sbin:/bin", "KUBECONFIG=/etc/kubernetes/admin.conf", fmt.Sprintf("NODE_INDEX=%d", m.index)},
 			Cwd:          "/",
 			Capabilities: &specs.LinuxCapabilities{Bounding: caps, Effective: caps, Permitted: caps, Inheritable: caps},
 		},

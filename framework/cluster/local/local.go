@@ -18,12 +18,9 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
-	"time"
+	"strconv"
 
 	"golang.org/x/sync/errgroup"
-	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	"sigs.k8s.io/e2e-framework/klient"
@@ -42,7 +39,7 @@ var validName = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$`)
 // Options say where a cluster's parts come from.
 type Options struct {
 	// Name of the cluster and of its control plane, which runs pods too;
-	// DefaultName when empty. Workers are called <name>-worker1 and so on.
+	// DefaultName when empty. Workers are called <name>-worker, <name>-worker2 and so on.
 	Name string
 	// StateRoot is the directory with one folder per cluster.
 	StateRoot string
@@ -173,7 +170,10 @@ func (c *Cluster) Reserve() error {
 	for i := range c.o.Nodes {
 		name := c.o.Name
 		if i > 0 {
-			name = fmt.Sprintf("%s-worker%d", c.o.Name, i)
+			name += "-worker"
+		}
+		if i > 1 {
+			name += strconv.Itoa(i)
 		}
 		c.machines = append(c.machines, &machine{c: c, index: i, state: machineState{Name: name}})
 	}
@@ -261,57 +261,16 @@ func (c *Cluster) startNodes(ctx context.Context) error {
 	return nil
 }
 
-// waitReady waits until every node is Ready and the default ServiceAccount, which
-// every pod needs, exists.
+// waitReady waits until every node is Ready and pods can be created.
 func (c *Cluster) waitReady(ctx context.Context) error {
-	client, err := kubernetes.NewForConfig(c.KubernetesRestConfig())
-	if err != nil {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
-	defer cancel()
-	last := "nothing yet"
-	for tick := time.NewTicker(50 * time.Millisecond); ; {
-		if last = c.notReady(ctx, client); last == "" {
-			tick.Stop()
-			return nil
-		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			tick.Stop()
-			return fmt.Errorf("cluster %s did not become Ready: %w; last seen: %s; logs: %s", c.o.Name, ctx.Err(), last, c.Logs())
-		}
-	}
-}
-
-// notReady says what is missing, or nothing.
-func (c *Cluster) notReady(ctx context.Context, client kubernetes.Interface) string {
+	var names []string
 	for _, m := range c.machines {
-		n, err := client.CoreV1().Nodes().Get(ctx, m.state.Name, metav1.GetOptions{})
-		if err != nil {
-			return err.Error()
-		}
-		if why := nodeNotReady(n); why != "" {
-			return "node " + m.state.Name + ": " + why
-		}
+		names = append(names, m.state.Name)
 	}
-	if _, err := client.CoreV1().ServiceAccounts("default").Get(ctx, "default", metav1.GetOptions{}); err != nil {
-		return "default ServiceAccount: " + err.Error()
+	if err := cluster.WaitReady(ctx, c.KubernetesRestConfig(), names); err != nil {
+		return fmt.Errorf("%w; logs: %s", err, c.Logs())
 	}
-	return ""
-}
-
-func nodeNotReady(n *corev1.Node) string {
-	for _, cond := range n.Status.Conditions {
-		if cond.Type == corev1.NodeReady {
-			if cond.Status == corev1.ConditionTrue {
-				return ""
-			}
-			return "not Ready: " + cond.Message
-		}
-	}
-	return "no Ready condition yet"
+	return nil
 }
 
 // Destroy removes the cluster and everything that it made on this machine. It
@@ -411,7 +370,7 @@ func (c *Cluster) WaitForControlPlane(ctx context.Context, _ klient.Client) erro
 func (c *Cluster) ExportLogs(_ context.Context, dest string) error {
 	var errs []error
 	for _, m := range c.machines {
-		errs = append(errs, copyLogs(m.Logs(), filepath.Join(dest, m.state.Name)))
+		errs = append(errs, cluster.CopyLogs(m.Logs(), filepath.Join(dest, m.state.Name)))
 	}
 	return errors.Join(errs...)
 }

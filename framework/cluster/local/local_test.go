@@ -156,7 +156,7 @@ func TestNodes(t *testing.T) {
 	for _, n := range c.Nodes() {
 		names = append(names, n.Name())
 	}
-	if got := strings.Join(names, " "); got != "x x-worker1 x-worker2" {
+	if got := strings.Join(names, " "); got != "x x-worker x-worker2" {
 		t.Errorf("nodes %q", got)
 	}
 }

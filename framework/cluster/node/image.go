@@ -42,8 +42,8 @@ const (
 // debianPrograms are taken from the machine with the libraries that they load.
 var debianPrograms = []string{"/usr/sbin/runc", "/usr/sbin/nft"}
 
-// busybox is Debian's static build (package busybox-static).
-const busybox = "/bin/busybox"
+// Busybox is Debian's static build (package busybox-static).
+const Busybox = "/bin/busybox"
 
 // Image is a built node image.
 type Image struct {
@@ -69,7 +69,7 @@ type Builder struct {
 // Build returns the image, from the cache when it is there. The first build
 // compiles Kubernetes, which takes several minutes.
 func (b *Builder) Build(ctx context.Context) (*Image, error) {
-	for _, p := range append([]string{busybox}, debianPrograms...) {
+	for _, p := range append([]string{Busybox}, debianPrograms...) {
 		if _, err := os.Stat(p); err != nil {
 			return nil, fmt.Errorf("node image: %s is missing: run scripts/prerequisites, or apt-get install runc nftables busybox-static", p)
 		}
@@ -187,13 +187,8 @@ func assemble(img *Image) error {
 			return err
 		}
 	}
-	// Of a cluster's first node; the other nodes' says which they are.
-	network, err := manifests.Fill("node/10-node.conflist", map[string]int{"Node": 0})
-	if err != nil {
-		return err
-	}
-	for to, text := range map[string][]byte{"etc/containerd/config.toml": manifests.Read("node/containerd.toml"), "etc/cni/net.d/10-node.conflist": network} {
-		if err := os.WriteFile(filepath.Join(r, to), text, 0o644); err != nil {
+	for name, to := range map[string]string{"containerd.toml": "etc/containerd/config.toml", "10-node.conflist": "etc/cni/10-node.conflist.in"} {
+		if err := os.WriteFile(filepath.Join(r, to), manifests.Read("node/"+name), 0o644); err != nil {
 			return err
 		}
 	}
@@ -207,12 +202,12 @@ func assemble(img *Image) error {
 }
 
 func installBusybox(r string) error {
-	if err := CopyFile(busybox, filepath.Join(r, "bin/busybox")); err != nil {
+	if err := CopyFile(Busybox, filepath.Join(r, "bin/busybox")); err != nil {
 		return err
 	}
-	list, err := exec.Command(busybox, "--list").Output()
+	list, err := exec.Command(Busybox, "--list").Output()
 	if err != nil {
-		return fmt.Errorf("%s --list: %w", busybox, err)
+		return fmt.Errorf("%s --list: %w", Busybox, err)
 	}
 	for _, applet := range strings.Fields(string(list)) {
 		if applet == "busybox" {
@@ -319,7 +314,7 @@ func (b *Builder) key() (string, error) {
 	for _, f := range []string{"node/entrypoint", "node/containerd.toml", "node/10-node.conflist"} {
 		fmt.Fprintf(h, "%s %x\n", f, sha256.Sum256(manifests.Read(f)))
 	}
-	for _, p := range append([]string{busybox}, debianPrograms...) {
+	for _, p := range append([]string{Busybox}, debianPrograms...) {
 		if err := hashFile(h, "/", p); err != nil {
 			return "", err
 		}

@@ -3,7 +3,6 @@ package simulation
 import (
 	"context"
 	"fmt"
-	"io/fs"
 	"net"
 	"net/http"
 	"os"
@@ -22,7 +21,7 @@ import (
 
 	"github.com/coco-e2e/coco-e2e/framework/cluster"
 	"github.com/coco-e2e/coco-e2e/framework/cluster/local"
-	"github.com/coco-e2e/coco-e2e/framework/cluster/node"
+	"github.com/coco-e2e/coco-e2e/framework/guest"
 	"github.com/coco-e2e/coco-e2e/manifests"
 )
 
@@ -38,7 +37,7 @@ func (p *Parts) Prepare(c *local.Cluster, dir string, shim Shim) error {
 	data := shim.runtimeSettings()
 	data["Mirror"], data["RuntimeClass"] = p.mirror(c), RuntimeClass
 	programs := filepath.Join(dir, "opt")
-	if err := snapshot(p.NodePrograms, programs); err != nil {
+	if err := guest.Snapshot(p.NodePrograms, programs); err != nil {
 		return fmt.Errorf("simulator programs: %w", err)
 	}
 	for to, from := range map[string]string{
@@ -57,12 +56,8 @@ func (p *Parts) Prepare(c *local.Cluster, dir string, shim Shim) error {
 			return err
 		}
 	}
-	if shim.Kata != "" {
-		kata := filepath.Join(dir, "kata")
-		if err := shim.layOut(kata); err != nil {
-			return err
-		}
-		c.AddMount(cluster.Mount{Source: kata, Target: kataDir})
+	if err := AddShim(c, filepath.Join(dir, "kata"), shim); err != nil {
+		return err
 	}
 	for source, target := range map[string]string{
 		programs: "/opt/coco-sim", filepath.Join(dir, "etc"): "/etc/coco-sim",
@@ -71,36 +66,6 @@ func (p *Parts) Prepare(c *local.Cluster, dir string, shim Shim) error {
 		c.AddMount(cluster.Mount{Source: source, Target: target})
 	}
 	return nil
-}
-
-// snapshot copies from into to, so that a later build does not change a running
-// node. Programs are hard links: the compiler replaces them and never writes
-// into them.
-func snapshot(from, to string) error {
-	compiled := map[string]bool{tpmProgram: true}
-	for _, p := range nodePrograms {
-		compiled[p] = true
-	}
-	for _, p := range guestPrograms {
-		compiled[filepath.Join(guestRoot, p)] = true
-	}
-	return filepath.WalkDir(from, func(p string, d fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		rel, err := filepath.Rel(from, p)
-		if err != nil {
-			return err
-		}
-		target := filepath.Join(to, rel)
-		switch {
-		case d.IsDir():
-			return os.MkdirAll(target, 0o755)
-		case compiled[rel]:
-			return os.Link(p, target)
-		}
-		return node.CopyFile(p, target)
-	})
 }
 
 func (p *Parts) mirror(c *local.Cluster) string {
@@ -122,11 +87,8 @@ func (p *Parts) StartNodes(ctx context.Context, c *local.Cluster, shim Shim) err
 }
 
 func startNode(ctx context.Context, n cluster.Node, shim Shim) error {
-	if shim.Kata != "" {
-		// Kata's shim fails every pod where nothing listens on /dev/log.
-		if err := n.Start(ctx, "/var/log/syslogd.log", "/bin/busybox", "syslogd", "-n", "-O", "/var/log/syslog"); err != nil {
-			return err
-		}
+	if err := shim.startSyslog(ctx, n); err != nil {
+		return err
 	}
 	if err := n.Start(ctx, "/var/log/podvm.log", "/opt/coco-sim/bin/podvm", "--config", "/etc/coco-sim/podvm.toml"); err != nil {
 		return err

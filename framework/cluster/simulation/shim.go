@@ -1,6 +1,7 @@
 package simulation
 
 import (
+	"context"
 	"debug/elf"
 	"errors"
 	"fmt"
@@ -8,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/coco-e2e/coco-e2e/framework/cluster"
 	"github.com/coco-e2e/coco-e2e/framework/cluster/node"
 	"github.com/coco-e2e/coco-e2e/manifests"
 )
@@ -108,6 +110,30 @@ func hasLibrary(root, name string) (bool, error) {
 		}
 	}
 	return false, nil
+}
+
+// startSyslog gives a node a /dev/log that has none: without one Kata's shim
+// fails every pod.
+func (s Shim) startSyslog(ctx context.Context, n cluster.Node) error {
+	if s.Kata == "" {
+		return nil
+	}
+	return n.Start(ctx, "/var/log/syslogd.log", "/bin/sh", "-c", "[ -S /dev/log ] || exec busybox syslogd -n -O /var/log/syslog")
+}
+
+// Mounter is a cluster that does not run yet.
+type Mounter interface{ AddMount(cluster.Mount) }
+
+// AddShim shows nodes Kata's shim, laid out in dir, where it is wanted.
+func AddShim(c Mounter, dir string, shim Shim) error {
+	if shim.Kata == "" {
+		return nil
+	}
+	if err := shim.layOut(dir); err != nil {
+		return err
+	}
+	c.AddMount(cluster.Mount{Source: dir, Target: kataDir})
+	return nil
 }
 
 // layOut puts Kata's shim and its configuration into dir, which nodes see as

@@ -22,12 +22,16 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/coco-e2e/coco-e2e/framework/cluster/node"
+	"github.com/coco-e2e/coco-e2e/framework/guest"
 	"github.com/coco-e2e/coco-e2e/framework/progress"
-	"github.com/coco-e2e/coco-e2e/manifests"
 )
 
 // RuntimeClass is the name and handler of the simulated TEE's RuntimeClass.
 const RuntimeClass = "kata-cc"
+
+// DeployImage is the name under which the image that puts the simulated TEE on
+// nodes is loaded.
+const DeployImage = "coco-e2e.local/simulator:dev"
 
 // KBSImage is the name under which the KBS simulator's image is loaded.
 const KBSImage = "coco-e2e.local/kbs:dev"
@@ -69,27 +73,6 @@ type Parts struct {
 	Images map[string]Image
 }
 
-// Below NodePrograms: the guest image's root, and the TPM.
-const (
-	guestRoot  = "guest/rootfs"
-	tpmProgram = "bin/tpm"
-)
-
-// nodePrograms and guestPrograms name each program's package and the path,
-// below NodePrograms or the guest's root, where it is put.
-var (
-	nodePrograms = map[string]string{
-		"./simulators/shim/cmd":  "bin/containerd-shim-coco-sim-v2",
-		"./simulators/podvm/cmd": "bin/podvm",
-	}
-	guestPrograms = map[string]string{
-		"./simulators/agent/cmd":                       "usr/bin/kata-agent",
-		"./simulators/guest/cmd/attestation-agent":     "usr/local/bin/attestation-agent",
-		"./simulators/guest/cmd/confidential-data-hub": "usr/local/bin/confidential-data-hub",
-		"./simulators/guest/cmd/api-server-rest":       "usr/local/bin/api-server-rest",
-	}
-)
-
 // Build compiles the simulators and assembles the guest image and the workload
 // images. What did not change is taken from Go's build cache or from earlier runs.
 func (b *Builder) Build(ctx context.Context, img *node.Image) (*Parts, error) {
@@ -101,7 +84,7 @@ func (b *Builder) Build(ctx context.Context, img *node.Image) (*Parts, error) {
 		return nil, err
 	}
 	return p, b.Progress.Do("simulators: guest image and workload images", func() error {
-		if err := b.guestImage(ctx, p, img); err != nil {
+		if err := guest.WriteImage(ctx, p.NodePrograms, p.Registry, filepath.Join(img.Bin, "pause")); err != nil {
 			return fmt.Errorf("guest image: %w", err)
 		}
 		g, ctx := errgroup.WithContext(ctx)
@@ -115,42 +98,33 @@ func (b *Builder) Build(ctx context.Context, img *node.Image) (*Parts, error) {
 }
 
 func (b *Builder) compile(ctx context.Context, p *Parts) error {
-	static := func(out, pkg string) error {
-		return b.goBuild(ctx, []string{"CGO_ENABLED=0"}, out, pkg, "-ldflags", "-s -w")
-	}
-	guest := filepath.Join(p.NodePrograms, guestRoot)
-	for pkg, to := range nodePrograms {
-		if err := static(filepath.Join(p.NodePrograms, to), pkg); err != nil {
-			return err
-		}
-	}
-	for pkg, to := range guestPrograms {
-		if err := static(filepath.Join(guest, to), pkg); err != nil {
-			return err
-		}
-	}
-	if err := static(p.Registry, "./simulators/registry/cmd"); err != nil {
+	if err := guest.Compile(ctx, b.Root, p.NodePrograms); err != nil {
 		return err
 	}
-	if err := static(filepath.Join(b.Cache, "bin", "kbs"), "./simulators/kbs/cmd"); err != nil {
-		return err
-	}
-	// The TPM is C code; a node has no C library, so it is linked into it.
-	return b.goBuild(ctx, []string{"CGO_ENABLED=1"}, filepath.Join(p.NodePrograms, tpmProgram), "./simulators/tee/cmd",
-		"-tags", "osusergo,netgo", "-ldflags", `-s -w -linkmode external -extldflags "-static"`)
-}
-
-// goBuild builds pkg to out.
-func (b *Builder) goBuild(ctx context.Context, env []string, out, pkg string, flags ...string) error {
-	args := append([]string{"build", "-trimpath", "-buildvcs=false", "-o", out}, flags...)
-	cmd := exec.CommandContext(ctx, "go", append(args, pkg)...)
-	cmd.Dir, cmd.Env = b.Root, append(append(os.Environ(), "GOFLAGS=", "GOWORK=off"), env...)
-	var text bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &text, &text
-	if err := cmd.Run(); err != nil {
-		return fmt.Errorf("go build %s: %w\n%s", pkg, err, text.String())
+	for pkg, to := range map[string]string{
+		"./simulators/shim/cmd":     filepath.Join(p.NodePrograms, "bin/containerd-shim-coco-sim-v2"),
+		"./simulators/registry/cmd": p.Registry,
+		"./simulators/deploy/cmd":   filepath.Join(b.Cache, "bin", "deploy"),
+		"./simulators/kbs/cmd":      filepath.Join(b.Cache, "bin", "kbs"),
+	} {
+		if err := guest.Static(ctx, b.Root, to, pkg); err != nil {
+			return err
+		}
 	}
 	return nil
+}
+
+// DeployArchive makes the image that puts the simulated TEE on nodes, and
+// returns the archive's path.
+func (b *Builder) DeployArchive(ctx context.Context, p *Parts) (string, error) {
+	archive := filepath.Join(b.Cache, "simulator.tar")
+	err := b.Progress.Do("simulators: image for nodes", func() error {
+		return b.run(ctx, p.Registry, "archive", "--out", archive, "--reference", DeployImage, "--entrypoint", "/deploy",
+			"--binary", filepath.Join(b.Cache, "bin", "deploy")+":/deploy", "--binary", p.Registry+":/payload/bin/registry",
+			"--binary", node.Busybox+":/payload/bin/busybox",
+			"--tree", p.NodePrograms+":/payload/opt", "--tree", p.Layout+":/payload/images")
+	})
+	return archive, err
 }
 
 func (b *Builder) run(ctx context.Context, argv ...string) error {
@@ -166,35 +140,6 @@ func (b *Builder) output(ctx context.Context, argv ...string) ([]byte, error) {
 		return nil, fmt.Errorf("%s: %w\n%s", strings.Join(argv, " "), err, text.String())
 	}
 	return out.Bytes(), nil
-}
-
-// guestImage lays out the guest's root beside the programs that compile put there.
-func (b *Builder) guestImage(ctx context.Context, p *Parts, img *node.Image) error {
-	root := filepath.Join(p.NodePrograms, guestRoot)
-	for _, d := range []string{
-		"dev", "etc/kata-opa", "etc/ssl/certs", "proc", "root", "run", "sys", "tmp", "usr/sbin", "var/log/guest", "var/tmp", "lib", "bin", "sbin",
-	} {
-		if err := os.MkdirAll(filepath.Join(root, d), 0o755); err != nil {
-			return err
-		}
-	}
-	for name, text := range map[string]string{
-		"etc/passwd":                       "root:x:0:0:root:/root:/bin/false\n",
-		"etc/group":                        "root:x:0:\n",
-		"etc/hosts":                        "127.0.0.1 localhost\n::1 localhost\n",
-		"etc/nsswitch.conf":                "hosts: files dns\n",
-		"etc/resolv.conf":                  "",
-		"etc/hostname":                     "localhost\n",
-		"etc/kata-opa/default-policy.rego": string(manifests.Read("simulator/default-policy.rego")),
-	} {
-		if err := os.WriteFile(filepath.Join(root, name), []byte(text), 0o644); err != nil {
-			return err
-		}
-	}
-	if err := node.CopyWithLibraries("/usr/sbin/runc", root); err != nil {
-		return err
-	}
-	return b.run(ctx, p.Registry, "pause-bundle", "--pause", filepath.Join(img.Bin, "pause"), "--out", filepath.Join(root, "pause_bundle"))
 }
 
 // workloads builds the images that pods of the suite run, unless the program

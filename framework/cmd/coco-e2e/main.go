@@ -14,7 +14,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/coco-e2e/coco-e2e/framework/cluster/local"
 	"github.com/coco-e2e/coco-e2e/framework/progress"
 	"github.com/coco-e2e/coco-e2e/framework/testbed"
 )
@@ -97,12 +96,8 @@ func up(ctx context.Context, o testbed.Options) (*testbed.Testbed, error) {
 
 // saveNodeLogs keeps the logs of a node that did not come up.
 func saveNodeLogs(o testbed.Options) {
-	c, err := local.Open(o.ClustersDir(), o.Name)
-	if err != nil {
-		return
-	}
 	dir := artifacts("node-logs")
-	if err := c.ExportLogs(context.Background(), dir); err == nil {
+	if err := testbed.SaveLogs(context.Background(), o, dir); err == nil {
 		fmt.Printf("the node's logs: %s\n", dir)
 	}
 }
@@ -121,7 +116,7 @@ func downCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			names, err := local.List(o.ClustersDir())
+			names, err := testbed.Clusters(o)
 			if err != nil {
 				return err
 			}

@@ -144,6 +144,14 @@ policy_data := {"containers": [
 	}
 }
 
+// An attester that sends brackets gets them back unread; parsing them would end the process.
+func TestInitDataClaimsOfBrackets(t *testing.T) {
+	brackets := "x = " + strings.Repeat("[", 3_000_000)
+	if got := initDataClaims(map[string]string{"aa.toml": brackets})["aa.toml"]; got != brackets {
+		t.Error("brackets became something else")
+	}
+}
+
 func TestParseInitData(t *testing.T) {
 	for _, c := range []struct{ format, body, want string }{
 		{"toml", "algorithm = \"sha256\"\nversion = \"9.9.9\"\n[data]\n", ""}, // versions are not judged

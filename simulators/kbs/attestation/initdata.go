@@ -65,6 +65,10 @@ func initDataClaims(files map[string]string) map[string]any {
 }
 
 func tomlClaims(content string) (any, bool) {
+	// Anybody may send this, and a stack that overflows ends the KBS.
+	if initdata.CheckNesting([]byte(content)) != nil {
+		return nil, false
+	}
 	var document map[string]any
 	if err := toml.Unmarshal([]byte(content), &document); err != nil {
 		return nil, false

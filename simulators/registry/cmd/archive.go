@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -14,6 +15,7 @@ import (
 type archiveOptions struct {
 	out, reference    string
 	binaries, files   []string
+	trees, links      []string
 	entrypoint, ports []string
 }
 
@@ -28,6 +30,8 @@ func archiveCommand() *cobra.Command {
 	f.StringVar(&o.reference, "reference", "", "name and tag of the image, such as coco-e2e.local/kbs:dev")
 	f.StringArrayVar(&o.binaries, "binary", nil, "program as /path/here:/path/in/the/image; may be repeated")
 	f.StringArrayVar(&o.files, "file", nil, "other file as /path/here:/path/in/the/image; may be repeated")
+	f.StringArrayVar(&o.trees, "tree", nil, "directory with all that is in it as /path/here:/path/in/the/image; may be repeated")
+	f.StringArrayVar(&o.links, "link", nil, "symbolic link as /path/in/the/image:target; may be repeated")
 	f.StringArrayVar(&o.entrypoint, "entrypoint", nil, "word of the image's entrypoint; may be repeated")
 	f.StringArrayVar(&o.ports, "port", nil, "port that the image says it serves, such as 8080/tcp; may be repeated")
 	require(cmd, "out", "reference", "binary", "entrypoint")
@@ -46,6 +50,18 @@ func (o archiveOptions) write() error {
 				return fmt.Errorf("%s: %w", flag, err)
 			}
 		}
+	}
+	for _, pair := range o.trees {
+		if err := tree.AddTree(pair); err != nil {
+			return fmt.Errorf("--tree: %w", err)
+		}
+	}
+	for _, pair := range o.links {
+		link, target, ok := strings.Cut(pair, ":")
+		if !ok || link == "" || target == "" {
+			return fmt.Errorf("--link %q: write it as /path/in/the/image:target", pair)
+		}
+		tree.AddLink(link, target)
 	}
 	tree.AddUsers("/sbin/nologin")
 	for _, dir := range []string{"dev", "proc", "run", "sys", "var/tmp"} {

@@ -12,6 +12,7 @@ import (
 	"maps"
 	"os"
 	"path"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -68,6 +69,48 @@ func (t Tree) AddFrom(pair string) error {
 	}
 	t.AddFile(to, content, mode)
 	return nil
+}
+
+// AddTree puts all that is below a directory of this machine's: directories, files and symbolic links. pair is
+// "/directory/here:/path/in/the/image".
+func (t Tree) AddTree(pair string) error {
+	from, to, ok := strings.Cut(pair, ":")
+	if !ok || from == "" || !path.IsAbs(to) {
+		return fmt.Errorf("tree %q: write it as /directory/here:/path/in/the/image", pair)
+	}
+	return filepath.WalkDir(from, func(p string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		rel, err := filepath.Rel(from, p)
+		if err != nil {
+			return err
+		}
+		info, err := d.Info()
+		if err != nil {
+			return err
+		}
+		name := path.Join(to, filepath.ToSlash(rel))
+		switch {
+		case d.IsDir():
+			t.AddDir(name, info.Mode().Perm()|info.Mode()&fs.ModeSticky)
+		case d.Type()&fs.ModeSymlink != 0:
+			target, err := os.Readlink(p)
+			if err != nil {
+				return err
+			}
+			t.AddLink(name, target)
+		case d.Type().IsRegular():
+			content, err := os.ReadFile(p)
+			if err != nil {
+				return err
+			}
+			t.AddFile(name, content, info.Mode())
+		default:
+			return fmt.Errorf("%s: an image cannot have a %s", p, d.Type())
+		}
+		return nil
+	})
 }
 
 // AddUsers puts a list of users and groups with root and nobody, which runtimes and the C library look into.

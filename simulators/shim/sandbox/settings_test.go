@@ -1,12 +1,14 @@
 package sandbox
 
 import (
+	"encoding/base64"
 	"maps"
 	"regexp"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/coco-e2e/coco-e2e/framework/initdata"
 	"github.com/coco-e2e/coco-e2e/simulators/shim/config"
 )
 
@@ -58,6 +60,60 @@ func TestSettingsRefuse(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), test.want) {
 			t.Errorf("%s: %v, want %s", annotation, err, test.want)
 		}
+	}
+}
+
+// TestInitDataNeedsToBeEnabled has Kata's words for a node whose list of annotations lacks init-data, even when its
+// value says nothing; and what becomes of a pod whose annotations containerd does not pass on: it has no init-data.
+func TestInitDataNeedsToBeEnabled(t *testing.T) {
+	const want = "annotation io.katacontainers.config.hypervisor.cc_init_data is not enabled"
+	for _, value := range []string{"", sampleAnnotation} {
+		_, err := podSettings(testConfig(), map[string]string{initdata.AnnotationKey: value})
+		if err == nil || err.Error() != want {
+			t.Errorf("%q: %v, want %s", value, err, want)
+		}
+	}
+	for name, pattern := range map[string]string{"the name": "cc_init_data", "a part of it, as Kata matches": "init"} {
+		c := testConfig()
+		c.EnableAnnotations = append(c.EnableAnnotations, regexp.MustCompile(pattern))
+		s, err := podSettings(c, map[string]string{initdata.AnnotationKey: sampleAnnotation})
+		if err != nil || s.vm[initdata.AnnotationKey] != sampleDocument {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	s, err := podSettings(testConfig(), nil)
+	if got, ok := s.vm[initdata.AnnotationKey]; err != nil || got != "" || !ok {
+		t.Errorf("without annotations: %q, %v", got, err)
+	}
+}
+
+// sampleAnnotation is base64 of python3's gzip.compress(sampleDocument).
+const (
+	sampleDocument   = "version = \"0.1.0\"\nalgorithm = \"sha256\"\n\n[data]\n"
+	sampleAnnotation = "H4sIAAAAAAACAytLLSrOzM9TsFVQMtAz1DNQ4krMSc8vyizJyAWJFWckGpmaKXFxRackliTGcgEAwFeFLC8AAAA="
+)
+
+// TestLegacyInitData: older Kata's annotation needs no place in the list, as it is not the hypervisor's.
+func TestLegacyInitData(t *testing.T) {
+	c := testConfig()
+	c.LegacyInitData = true
+	c.EnableAnnotations = append(c.EnableAnnotations, regexp.MustCompile("cc_init_data"))
+	legacy := map[string]string{initdata.LegacyAnnotationKey: base64.StdEncoding.EncodeToString([]byte(sampleDocument))}
+	s, err := podSettings(c, legacy)
+	if err != nil || s.vm[initdata.AnnotationKey] != sampleDocument {
+		t.Errorf("alone: %v", err)
+	}
+	legacy[initdata.AnnotationKey] = ""
+	if s, err = podSettings(c, legacy); err != nil || s.vm[initdata.AnnotationKey] != sampleDocument {
+		t.Errorf("beside an empty one: %v", err)
+	}
+	legacy[initdata.AnnotationKey] = sampleAnnotation
+	if _, err = podSettings(c, legacy); err == nil || !strings.HasPrefix(err.Error(), "init-data is given twice: drop annotation ") {
+		t.Errorf("both: %v", err)
+	}
+	c.LegacyInitData = false
+	if s, err = podSettings(c, legacy); err != nil || s.vm[initdata.AnnotationKey] != sampleDocument {
+		t.Errorf("both, the old one switched off: %v", err)
 	}
 }
 

@@ -1,11 +1,9 @@
 package task_test
 
 import (
-	"bufio"
 	"encoding/base64"
 	"encoding/json"
 	"os"
-	"path"
 	"path/filepath"
 	"reflect"
 	"regexp"
@@ -14,39 +12,30 @@ import (
 
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
 
+	agentrecording "github.com/coco-e2e/coco-e2e/framework/agentapi/recording"
 	"github.com/coco-e2e/coco-e2e/simulators/shim/stubvm"
 )
 
-// record is a request that Kata's shim sent; see the README beside the recording.
+// record is a request that Kata's shim sent; see the package of the recording.
 type record struct {
-	Kind   string         `json:"kind"`
-	Seq    int            `json:"seq"`
-	Method string         `json:"method"`
-	Req    map[string]any `json:"req"`
+	Seq    int
+	Method string
+	Req    map[string]any
 }
 
 // recording is what the unmodified Kata 4.1.0 shim sent for the pod.
 func recording(t *testing.T) (records []record) {
 	t.Helper()
-	file, err := os.Open("../testdata/simple-pod.jsonl")
-	if err != nil {
-		t.Fatal(err)
+	requests, err := agentrecording.SimplePod()
+	if err != nil || len(requests) == 0 {
+		t.Fatal("no recording: ", err)
 	}
-	defer file.Close()
-	lines := bufio.NewScanner(file)
-	lines.Buffer(nil, 1<<20)
-	for lines.Scan() {
-		var r record
-		if err := json.Unmarshal(lines.Bytes(), &r); err != nil {
+	for _, r := range requests {
+		record := record{Seq: r.Seq, Method: r.Method}
+		if err := json.Unmarshal(r.JSON, &record.Req); err != nil {
 			t.Fatal(err)
 		}
-		if r.Kind == "req" {
-			r.Method = path.Base(r.Method)
-			records = append(records, r)
-		}
-	}
-	if lines.Err() != nil || len(records) == 0 {
-		t.Fatal("no recording: ", lines.Err())
+		records = append(records, record)
 	}
 	return records
 }

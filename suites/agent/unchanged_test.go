@@ -1,0 +1,196 @@
+package agent_test
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"time"
+
+	. "github.com/onsi/ginkgo/v2"
+	. "github.com/onsi/gomega"
+	"google.golang.org/grpc/codes"
+
+	pb "github.com/coco-e2e/coco-e2e/framework/agentapi/agentpb"
+)
+
+// view is what the spec can see of a guest: through a container that sees
+// what the agent keeps of containers and files, and from within a second one,
+// which is the one that requests are about.
+type view struct {
+	*target
+	observer, victim string
+	// exec copies its input to its output, in the victim.
+	exec string
+}
+
+func (t *target) view(ctx context.Context) view {
+	GinkgoHelper()
+	t.createSandbox(ctx)
+	id := newID()
+	r := containerRequest(id, t.image, "/bin/sleep", "1000000")
+	r.OCI.Mounts = append(r.OCI.Mounts, &pb.Mount{Destination: "/state", Source: strings.TrimSuffix(stateDir, "/"), Type: "bind", Options: []string{"bind", "ro"}})
+	t.createAs(ctx, r)
+	t.start(ctx, id)
+	v := view{target: t, observer: id, victim: t.idle(ctx)}
+	v.exec = t.exec(ctx, v.victim, "/bin/cat")
+	return v
+}
+
+// look lists directories, files with their kinds, owners, sizes and times, the
+// hostname, and the container's processes with their arguments, but for the
+// list's own. Starting that one leaves its traces in directories' times.
+const look = `if [ -d /state ]; then
+	find /state -xdev -type d -exec stat -c '%n %F %a %u:%g' {} +
+	find /state -xdev ! -type d -exec stat -c '%n %F %a %u:%g %s %Y' {} +
+fi
+hostname
+for p in /proc/[0-9]*; do
+	[ $p = /proc/$$ ] || echo "process $p $(tr '\0' ' ' < $p/cmdline 2>/dev/null)"
+done
+`
+
+// see lists it all in order.
+func (v view) see(ctx context.Context) (lines []string) {
+	GinkgoHelper()
+	for _, container := range []string{v.observer, v.victim} {
+		r := execRequest(container, "/bin/sh", "-c", look)
+		if _, err := v.Agent.ExecProcess(ctx, r); err != nil {
+			lines = append(lines, err.Error()) // a container that is gone
+			continue
+		}
+		lines = append(lines, strings.Split(strings.TrimSpace(v.read(ctx, container, r.ExecId)), "\n")...)
+		Expect(v.wait(ctx, container, r.ExecId)).To(BeZero())
+	}
+	slices.Sort(lines)
+	return lines
+}
+
+// difference is the lines that only one of both has.
+func difference(before, after []string) (lines []string) {
+	for _, l := range before {
+		if !slices.Contains(after, l) {
+			lines = append(lines, "no more: "+l)
+		}
+	}
+	for _, l := range after {
+		if !slices.Contains(before, l) {
+			lines = append(lines, "new: "+l)
+		}
+	}
+	return lines
+}
+
+// settled is what the observer sees again and again while nothing is asked.
+func (v view) settled(ctx context.Context) (now []string) {
+	GinkgoHelper()
+	Eventually(ctx, func() bool {
+		last := now
+		now = v.see(ctx)
+		return slices.Equal(last, now)
+	}).WithTimeout(10 * time.Second).Should(BeTrue())
+	return now
+}
+
+// changes are requests each of which would change the guest.
+func (v view) changes() map[string]func(context.Context) error {
+	fileName := newID()
+	created := containerRequest(newID(), v.image, "/bin/sleep", "1000000")
+	all := map[string]func(context.Context) error{
+		"CreateContainerRequest": func(ctx context.Context) error { _, err := v.Agent.CreateContainer(ctx, created); return err },
+		"CopyFileRequest": func(ctx context.Context) error {
+			_, err := v.Agent.CopyFile(ctx, fileRequest(fileName, "text"))
+			return err
+		},
+		"ExecProcessRequest": func(ctx context.Context) error {
+			_, err := v.Agent.ExecProcess(ctx, execRequest(v.victim, "/bin/sleep", "1000000"))
+			return err
+		},
+		"CreateSandboxRequest": func(ctx context.Context) error {
+			r := sandboxRequest("another")
+			r.Hostname = "renamed"
+			_, err := v.Agent.CreateSandbox(ctx, r)
+			return err
+		},
+		"SetPolicyRequest": func(ctx context.Context) error {
+			_, err := v.Agent.SetPolicy(ctx, &pb.SetPolicyRequest{Policy: allowAll()})
+			return err
+		},
+		"DestroySandboxRequest": func(ctx context.Context) error {
+			_, err := v.Agent.DestroySandbox(ctx, &pb.DestroySandboxRequest{})
+			return err
+		},
+	}
+	for rpc, endpoint := range map[string]string{
+		"SignalProcess": "SignalProcessRequest", "WriteStdin": "WriteStreamRequest", "CloseStdin": "CloseStdinRequest",
+	} {
+		all[endpoint] = func(ctx context.Context) error { return byProcess[rpc](ctx, v.Agent, v.victim, v.exec) }
+	}
+	for rpc, endpoint := range map[string]string{
+		"RemoveContainer": "RemoveContainerRequest", "PauseContainer": "PauseContainerRequest", "UpdateContainer": "UpdateContainerRequest",
+	} {
+		all[endpoint] = func(ctx context.Context) error { return byContainer[rpc](ctx, v.Agent, v.victim, "") }
+	}
+	return all
+}
+
+var _ = Describe("A refused request", func() {
+	It("changes neither containers nor files nor processes", func(ctx SpecContext) {
+		needsLone("its policy must not be replaceable")
+		t := fresh(ctx, header+rules("true", "CreateSandboxRequest", "CreateContainerRequest", "StartContainerRequest", "ExecProcessRequest", "ReadStreamRequest", "WaitProcessRequest", "SetPolicyRequest"))
+		v := t.view(ctx)
+		changes := v.changes()
+		policy := header + rules("true", "ReadStreamRequest", "WaitProcessRequest") +
+			rules("false", "ExecProcessRequest") + "ExecProcessRequest if input.process.Args[1] == \"-c\"\n"
+		for endpoint := range changes {
+			if endpoint != "ExecProcessRequest" {
+				policy += rules("false", endpoint)
+			}
+		}
+		t.setPolicy(ctx, policy)
+		before := v.settled(ctx)
+		Expect(before).To(ContainElement(HavePrefix("/state/"+v.victim)), "the observer sees containers")
+		Expect(before).To(ContainElement(MatchRegexp(`^process \S+ /bin/cat`)), "and processes")
+		for endpoint, change := range changes {
+			Expect(change(ctx)).To(beBlocked(endpoint))
+		}
+		// What ran a process for the observer may take a moment to end.
+		Eventually(ctx, func() []string { return difference(before, v.see(ctx)) }).WithTimeout(10 * time.Second).Should(BeEmpty())
+	}, SpecTimeout(specTimeout))
+
+	DescribeTable("would have changed, when allowed:", func(ctx SpecContext, endpoint string) {
+		if endpoint == "CreateSandboxRequest" {
+			needsLone("CreateSandbox wipes the sandbox that there is")
+		}
+		t := fresh(ctx, allowAll())
+		v := t.view(ctx)
+		before := v.settled(ctx)
+		Expect(v.changes()[endpoint](ctx)).To(Succeed())
+		Eventually(ctx, func() []string { return difference(before, v.see(ctx)) }).WithTimeout(10 * time.Second).ShouldNot(BeEmpty())
+	},
+		entry("a container", "CreateContainerRequest"),
+		entry("a container's absence", "RemoveContainerRequest"),
+		entry("a file", "CopyFileRequest"),
+		entry("a process", "ExecProcessRequest"),
+		entry("a process's absence", "SignalProcessRequest"),
+		entry("a process's input", "CloseStdinRequest"),
+		entry("the hostname", "CreateSandboxRequest"),
+	)
+
+	It("leaves the id that it names free", func(ctx SpecContext) {
+		t := fresh(ctx, allowAll())
+		w := t.witness(ctx)
+		r := containerRequest(newID(), t.image, "/bin/sleep", "1000000")
+		t.setPolicy(ctx, except(rules("false", "CreateContainerRequest"), "CreateContainerRequest"))
+		_, err := t.Agent.CreateContainer(ctx, r)
+		Expect(err).To(beBlocked("CreateContainerRequest"))
+		for _, rpc := range []string{"StartContainer", "ExecProcess", "RemoveContainer"} {
+			Expect(byContainer[rpc](ctx, t.Agent, r.ContainerId, "")).To(noContainer(), rpc)
+		}
+		Expect(byProcess["WaitProcess"](ctx, t.Agent, r.ContainerId, "")).To(haveCode(codes.InvalidArgument))
+		t.setPolicy(ctx, allowAll())
+		_, err = t.Agent.CreateContainer(ctx, r)
+		Expect(err).NotTo(HaveOccurred())
+		t.start(ctx, r.ContainerId)
+		w.testify(ctx)
+	}, SpecTimeout(specTimeout))
+})
