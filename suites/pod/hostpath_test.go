@@ -75,9 +75,7 @@ var _ = Describe("hostPath", Label("pod"), func() {
 		Expect(strings.TrimSpace(shell(ctx, ns, "near", "stat -c %F /socket"))).To(Equal("socket"))
 
 		bed.Create(ctx, bed.Pod(ns, "p", mounted("/socket", hostPath(socket, corev1.HostPathSocket))))
-		failed, err := bed.Pods.WaitEvent(ctx, ns, "p", func(e string) bool { return strings.HasPrefix(e, "Failed") })
-		Expect(err).NotTo(HaveOccurred())
-		Expect(failed).To(And(HavePrefix("Failed: Error: failed to create containerd task: failed to create shim task: "), ContainSubstring(socket)))
+		Expect(reported(ctx, ns, "p", "Failed")).To(And(HavePrefix("Error: failed to create containerd task: failed to create shim task: "), ContainSubstring(socket)))
 		bed.NeverRan(ctx, ns, "p")
 	}, SpecTimeout(limit))
 

@@ -184,9 +184,7 @@ var _ = Describe("the node's namespaces", Label("pod"), func() {
 		Expect(shell(ctx, ns, "near", "curl -sS -o /dev/null -w '%{http_code}' http://127.0.0.1:10248/healthz")).To(Equal("200"))
 
 		bed.Create(ctx, bed.Pod(ns, "p", hostNetwork))
-		failed, err := bed.Pods.WaitEvent(ctx, ns, "p", func(e string) bool { return strings.HasPrefix(e, "Failed") })
-		Expect(err).NotTo(HaveOccurred())
-		Expect(failed).To(And(HavePrefix("Failed: Error: failed to create containerd task: failed to create shim task: "), ContainSubstring("network is unreachable")))
+		Expect(reported(ctx, ns, "p", "Failed")).To(And(HavePrefix("Error: failed to create containerd task: failed to create shim task: "), ContainSubstring("network is unreachable")))
 		bed.NeverRan(ctx, ns, "p")
 	}, SpecTimeout(limit))
 })

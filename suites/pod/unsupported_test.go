@@ -1,6 +1,7 @@
 package pod_test
 
 import (
+	"context"
 	"strings"
 
 	. "github.com/onsi/ginkgo/v2"
@@ -58,9 +59,7 @@ var _ = Describe("what Kata with guest pull does not support", Label("pod"), fun
 	It("user namespaces are refused: the runtime does not know them", func(ctx SpecContext) {
 		ns := bed.Namespace(ctx, "pod")
 		bed.Create(ctx, bed.Pod(ns, "p", func(p *corev1.Pod) { p.Spec.HostUsers = ref(false) }))
-		failed, err := bed.Pods.WaitEvent(ctx, ns, "p", func(e string) bool { return strings.HasPrefix(e, "Failed") })
-		Expect(err).NotTo(HaveOccurred())
-		Expect(failed).To(And(HavePrefix("FailedCreatePodSandBox: "), ContainSubstring("does not support user namespaces")))
+		Expect(reported(ctx, ns, "p", "FailedCreatePodSandBox")).To(ContainSubstring("does not support user namespaces"))
 		bed.NeverRan(ctx, ns, "p")
 
 		By("control: without the demand it runs")
@@ -73,9 +72,7 @@ var _ = Describe("what Kata with guest pull does not support", Label("pod"), fun
 			return mounted("/dir", emptyDirOf("", ""), func(v *corev1.VolumeMount) { v.ReadOnly, v.RecursiveReadOnly = true, &m })
 		}
 		bed.Create(ctx, bed.Pod(ns, "p", mode(corev1.RecursiveReadOnlyEnabled)))
-		failed, err := bed.Pods.WaitEvent(ctx, ns, "p", func(e string) bool { return strings.HasPrefix(e, "Failed") })
-		Expect(err).NotTo(HaveOccurred())
-		Expect(failed).To(ContainSubstring("recursive read-only"))
+		Expect(reported(ctx, ns, "p", "Failed")).To(ContainSubstring("recursive read-only"))
 		bed.NeverRan(ctx, ns, "p")
 
 		By("control: read-only where possible is read-only")
@@ -95,3 +92,12 @@ var _ = Describe("what Kata with guest pull does not support", Label("pod"), fun
 		Expect(fails(ctx, ns, "p", "touch /image/x")).To(ContainSubstring("Read-only file system"))
 	}, SpecTimeout(limit))
 })
+
+// reported waits for the first event of a pod that has this reason, and
+// returns its message.
+func reported(ctx context.Context, ns, name, reason string) string {
+	GinkgoHelper()
+	event, err := bed.Pods.WaitEvent(ctx, ns, name, func(e string) bool { return strings.HasPrefix(e, reason+": ") })
+	Expect(err).NotTo(HaveOccurred())
+	return strings.TrimPrefix(event, reason+": ")
+}
