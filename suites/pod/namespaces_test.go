@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 	"strings"
+	"time"
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
@@ -161,7 +162,7 @@ var _ = Describe("the node's namespaces", Label("pod"), func() {
 		ns := bed.Namespace(ctx, "pod")
 		hostIPC := func(p *corev1.Pod) { p.Spec.HostIPC = true }
 		start(ctx, ns, "near", ordinary, hostIPC)
-		DeferCleanup(func(ctx SpecContext) { shell(ctx, ns, "near", "rm /dev/shm/"+ns) })
+		DeferCleanup(func(ctx SpecContext) { shell(ctx, ns, "near", "rm /dev/shm/"+ns) }, NodeTimeout(20*time.Second))
 		shell(ctx, ns, "near", "echo node > /dev/shm/"+ns)
 		start(ctx, ns, "also-near", ordinary, hostIPC)
 		Expect(shell(ctx, ns, "also-near", "cat /dev/shm/"+ns)).To(Equal("node\n"), "control")
