@@ -8,6 +8,8 @@ import (
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
 func hostPath(path string, kind corev1.HostPathType) corev1.VolumeSource {
@@ -73,9 +75,52 @@ var _ = Describe("hostPath", Label("pod"), func() {
 		Expect(strings.TrimSpace(shell(ctx, ns, "near", "stat -c %F /socket"))).To(Equal("socket"))
 
 		bed.Create(ctx, bed.Pod(ns, "p", mounted("/socket", hostPath(socket, corev1.HostPathSocket))))
-		failed, err := bed.Pods.WaitEvent(ctx, ns, "p", func(e string) bool { return strings.HasPrefix(e, "Failed") })
-		Expect(err).NotTo(HaveOccurred())
-		Expect(failed).To(And(HavePrefix("Failed: Error: failed to create containerd task: failed to create shim task: "), ContainSubstring(socket)))
+		Expect(reported(ctx, ns, "p", "Failed")).To(And(HavePrefix("Error: failed to create containerd task: failed to create shim task: "), ContainSubstring(socket)))
 		bed.NeverRan(ctx, ns, "p")
 	}, SpecTimeout(limit))
+
+	// The same for whatever else the kubelet mounts on the node.
+	It("a persistent volume of the node's keeps nothing that the guest writes", func(ctx SpecContext) {
+		ns := bed.Namespace(ctx, "pod")
+		dir := onNode(ctx, ns, "writer")
+		shell(ctx, ns, "writer", "echo node > /node/file")
+		claim(ctx, ns, "data", dir)
+		data := mounted("/data", corev1.VolumeSource{PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: "data"}})
+
+		start(ctx, ns, "p", data)
+		Expect(shell(ctx, ns, "p", "cat /data/file; echo guest > /data/file; touch /data/more; ls /data")).To(Equal("node\nfile\nmore\n"))
+		Expect(shell(ctx, ns, "writer", "cat /node/file; ls /node")).To(Equal("node\nfile\n"))
+		By("control: a pod on the node writes to it")
+		start(ctx, ns, "near", data, ordinary)
+		shell(ctx, ns, "near", "touch /data/kept")
+		Expect(shell(ctx, ns, "writer", "ls /node")).To(Equal("file\nkept\n"))
+	}, SpecTimeout(limit))
 })
+
+// claim makes a claim of the namespace's and the volume for it, a directory of
+// the node, which goes with the spec.
+func claim(ctx context.Context, ns, name, dir string) {
+	GinkgoHelper()
+	size := corev1.ResourceList{corev1.ResourceStorage: resource.MustParse("1Mi")}
+	access := []corev1.PersistentVolumeAccessMode{corev1.ReadWriteMany}
+	core := bed.Pods.Kube.CoreV1()
+	volume, err := core.PersistentVolumes().Create(ctx, &corev1.PersistentVolume{
+		ObjectMeta: metav1.ObjectMeta{Name: ns + "-" + name},
+		Spec: corev1.PersistentVolumeSpec{
+			Capacity: size, AccessModes: access, PersistentVolumeReclaimPolicy: corev1.PersistentVolumeReclaimRetain,
+			PersistentVolumeSource: corev1.PersistentVolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: dir}},
+			ClaimRef:               &corev1.ObjectReference{Namespace: ns, Name: name},
+		},
+	}, metav1.CreateOptions{})
+	Expect(err).NotTo(HaveOccurred())
+	DeferCleanup(func(ctx SpecContext) error {
+		return core.PersistentVolumes().Delete(ctx, volume.Name, metav1.DeleteOptions{})
+	}, NodeTimeout(20*time.Second))
+	_, err = core.PersistentVolumeClaims(ns).Create(ctx, &corev1.PersistentVolumeClaim{
+		ObjectMeta: metav1.ObjectMeta{Name: name},
+		Spec: corev1.PersistentVolumeClaimSpec{
+			AccessModes: access, Resources: corev1.VolumeResourceRequirements{Requests: size}, StorageClassName: ref(""), VolumeName: volume.Name,
+		},
+	}, metav1.CreateOptions{})
+	Expect(err).NotTo(HaveOccurred())
+}

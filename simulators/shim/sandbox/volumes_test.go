@@ -102,6 +102,20 @@ func TestCopiedVolumes(t *testing.T) {
 	}
 }
 
+func TestBlockDevices(t *testing.T) {
+	for kind, refused := range map[string]bool{"b": true, "c": false} {
+		c, vm := container(t)
+		c.options.Spec.Linux = &specs.Linux{Devices: []specs.LinuxDevice{{Path: "/dev/xvda", Type: kind, Major: 202}}}
+		_, _, err := c.volumes(t.Context())
+		if (err != nil) != refused || refused && !strings.Contains(err.Error(), "block device /dev/xvda of container c: ") {
+			t.Errorf("type %s: got %v, want refused %t", kind, err, refused)
+		}
+		if n := len(vm.Calls()); n > 0 {
+			t.Errorf("type %s: %d calls to the agent", kind, n)
+		}
+	}
+}
+
 func TestEmptyDir(t *testing.T) {
 	source := filepath.Join(t.TempDir(), "volumes/kubernetes.io~empty-dir/scratch")
 	if err := os.MkdirAll(source, 0o777); err != nil {
