@@ -125,6 +125,23 @@ var _ = Describe("A process", func() {
 		Expect(string(r.Data)).To(Equal("12345"))
 	}, SpecTimeout(specTimeout))
 
+	It("that takes more memory than its container has is killed, and the host is told", func(ctx SpecContext) {
+		t := fresh(ctx, allowAll())
+		w := t.witness(ctx)
+		id := newID()
+		// The script doubles a text until it does not fit any more.
+		r := containerRequest(id, t.image, "/bin/sh", "-c", "read x; a=0123456789abcdef; while :; do a=$a$a; done")
+		r.OCI.Linux.Resources.Memory = &pb.LinuxMemory{Limit: 32 << 20, Swap: 32 << 20}
+		t.createAs(ctx, r)
+		t.start(ctx, id)
+		t.write(ctx, id, id, "\n")
+		event, err := t.Agent.GetOOMEvent(ctx, &pb.GetOOMEventRequest{})
+		Expect(err).NotTo(HaveOccurred())
+		Expect(event.ContainerId).To(Equal(id))
+		Expect(t.wait(ctx, id, id)).To(BeEquivalentTo(128 + 9))
+		w.testify(ctx)
+	}, SpecTimeout(specTimeout))
+
 	It("with a terminal knows the size of its window", func(ctx SpecContext) {
 		t := fresh(ctx, allowAll())
 		c := t.idle(ctx)
