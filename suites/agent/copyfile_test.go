@@ -12,7 +12,7 @@ import (
 	pb "github.com/coco-e2e/coco-e2e/framework/agentapi/agentpb"
 )
 
-// directory and link ask for what is no regular file.
+// directoryRequest and linkRequest ask for what is no regular file.
 func directoryRequest(name string) *pb.CopyFileRequest {
 	return &pb.CopyFileRequest{Path: sharedDir + name, FileMode: 0o040755, DirMode: 0o750}
 }

@@ -40,9 +40,7 @@ func TestAgent(t *testing.T) {
 		t.Skip("SKIPPED, nothing was tested: a guest needs namespaces, mounts and cgroups; run as root or set AGENT_ADDRESS")
 	}
 	RegisterFailHandler(Fail)
-	suite, reporter := GinkgoConfiguration()
-	suite.Timeout = 10 * time.Minute
-	RunSpecs(t, "agent", suite, reporter)
+	RunSpecs(t, "agent")
 }
 
 var _ = SynchronizedBeforeSuite(func(ctx SpecContext) []byte {
