@@ -80,38 +80,6 @@ func TestSetPolicy(t *testing.T) {
 	}
 }
 
-func TestCopyFileInput(t *testing.T) {
-	for _, c := range []struct {
-		r    *pb.CopyFileRequest
-		want string
-	}{
-		{
-			&pb.CopyFileRequest{Path: "/run/kata-containers/shared/containers/x-resolv.conf", FileSize: 46, FileMode: 33188, DirMode: 448},
-			`{"path":"/run/kata-containers/shared/containers/x-resolv.conf","file_type":"Regular","symlink_target":null,"file_size":46,"file_mode":33188,"dir_mode":448,"uid":0,"gid":0,"offset":0}`,
-		},
-		{
-			&pb.CopyFileRequest{Path: "/p", FileMode: 0o120777, Data: []byte("..data/x")},
-			`{"path":"/p","file_type":"Symlink","symlink_target":"..data/x","file_size":0,"file_mode":41471,"dir_mode":0,"uid":0,"gid":0,"offset":0}`,
-		},
-		{
-			&pb.CopyFileRequest{Path: "/p", FileMode: 0o40755},
-			`{"path":"/p","file_type":"Directory","symlink_target":null,"file_size":0,"file_mode":16877,"dir_mode":0,"uid":0,"gid":0,"offset":0}`,
-		},
-		{
-			&pb.CopyFileRequest{Path: "/p"},
-			`{"path":"/p","file_type":"Unknown","symlink_target":null,"file_size":0,"file_mode":0,"dir_mode":0,"uid":0,"gid":0,"offset":0}`,
-		},
-	} {
-		got, err := copyFileInput(c.r)
-		if err != nil || string(got) != c.want {
-			t.Errorf("got  %s (%v)\nwant %s", got, err, c.want)
-		}
-	}
-	if _, err := copyFileInput(&pb.CopyFileRequest{FileMode: 0o120777, Data: []byte{0xff}}); err == nil {
-		t.Error("a link whose target is no text was accepted")
-	}
-}
-
 func TestCopyFileStaysInItsPlace(t *testing.T) {
 	for _, p := range []string{"/etc/passwd", "/run/kata-containers/shared/containers/../../x", "/run/kata-containers/shared/containers", "relative", "", sharedDir + "a/../../../x", sharedDir + "a//b"} {
 		if err := copyFile(&pb.CopyFileRequest{Path: p, FileMode: 0o100644}); err == nil {

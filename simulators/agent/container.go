@@ -15,8 +15,6 @@ import (
 
 	"github.com/containerd/go-runc"
 	"golang.org/x/sys/unix"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 
 	pb "github.com/coco-e2e/coco-e2e/framework/agentapi/agentpb"
 )
@@ -51,8 +49,6 @@ func runcFailed(err error) error {
 	}
 	return fmt.Errorf("%w: %s", err, last.Msg)
 }
-
-func errNoContainer() error { return status.Error(codes.Internal, "Invalid container id") }
 
 // createContainer makes the container's root and starts its first process,
 // which waits for StartContainer. The caller holds the lifecycle.
@@ -221,35 +217,62 @@ func (a *Agent) runcExec(ctx context.Context, c *container, r *pb.ExecProcessReq
 }
 
 // process finds one by the ids of a request; "" and the container's own id
-// name its first process.
+// name its first process. One that was waited for is no more.
 func (a *Agent) process(containerID, execID string) (*container, *process, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	c := a.containers[containerID]
 	if c == nil {
-		return nil, nil, status.Errorf(codes.InvalidArgument, "Invalid container id: %s", containerID)
+		return nil, nil, errNoContainerOfProcess()
 	}
-	if execID == "" || execID == containerID {
-		if c.init == nil {
-			return nil, nil, status.Error(codes.NotFound, "init process not found")
-		}
+	first := execID == "" || execID == containerID
+	switch p := c.processes[execID]; {
+	case first && !c.init.reaped:
 		return c, c.init, nil
-	}
-	if p := c.processes[execID]; p != nil && p.ready {
+	case execID == "":
+		return nil, nil, errNoInit()
+	case !first && p != nil && p.ready:
 		return c, p, nil
 	}
-	return nil, nil, status.Errorf(codes.NotFound, "Invalid exec id: %s", execID)
+	return nil, nil, errNoExec()
 }
 
-// signal sends n to a process. A first process that is killed takes all of its
-// container with it; one that has no handler for SIGTERM is killed.
+// reap forgets a process whose end somebody was told of. Its container's
+// removal, its other processes and their signals go on.
+func (a *Agent) reap(c *container, p *process, execID string) {
+	a.mu.Lock()
+	p.reaped = true
+	if p != c.init && c.processes[execID] == p {
+		delete(c.processes, execID)
+	}
+	a.mu.Unlock()
+	p.close()
+}
+
+// killAll ends every process of a container, whether or not its first one
+// still runs.
+func (a *Agent) killAll(ctx context.Context, id string) error {
+	c := a.find(id)
+	if c == nil {
+		return internal(fmt.Errorf("Invalid container id %s", id))
+	}
+	return c.killAll(ctx)
+}
+
+func (c *container) killAll(ctx context.Context) error {
+	err := newRunc().Kill(ctx, c.id, int(unix.SIGKILL), &runc.KillOpts{All: true})
+	if err == nil || gone(err) {
+		return nil
+	}
+	return err
+}
+
+// signal sends n to a process. A first process that has no handler for SIGTERM
+// is killed; one that is killed takes all of its container with it.
 func (a *Agent) signal(ctx context.Context, c *container, p *process, n uint32) error {
 	select {
 	case <-p.exited:
-		// Its pid may be another's by now. Only SIGKILL has more to end.
-		if p != c.init || syscall.Signal(n) != unix.SIGKILL {
-			return nil
-		}
+		return nil // its pid may be another's by now
 	default:
 	}
 	s := syscall.Signal(n)
@@ -257,11 +280,7 @@ func (a *Agent) signal(ctx context.Context, c *container, p *process, n uint32) 
 		s = unix.SIGKILL
 	}
 	if p == c.init && s == unix.SIGKILL {
-		err := newRunc().Kill(ctx, c.id, int(s), &runc.KillOpts{All: true})
-		if err == nil || gone(err) {
-			return nil
-		}
-		return err
+		return c.killAll(ctx)
 	}
 	if err := unix.Kill(p.pid, s); err != nil && !errors.Is(err, unix.ESRCH) {
 		return err
@@ -303,9 +322,7 @@ func (a *Agent) remove(ctx context.Context, c *container) error {
 		err = nil
 	}
 	a.mu.Lock()
-	if c.init != nil {
-		c.init.close()
-	}
+	c.init.close()
 	if c.memory != nil {
 		_ = c.memory.Close()
 	}

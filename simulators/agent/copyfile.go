@@ -2,59 +2,25 @@ package agent
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
-	"unicode/utf8"
 
 	"golang.org/x/sys/unix"
 
 	pb "github.com/coco-e2e/coco-e2e/framework/agentapi/agentpb"
+	"github.com/coco-e2e/coco-e2e/framework/policy"
 )
-
-// copyInput is what the policy sees of a CopyFile, once per chunk (Kata
-// src/agent/src/rpc.rs, PolicyCopyFileRequest).
-type copyInput struct {
-	Path          string  `json:"path"`
-	FileType      string  `json:"file_type"`
-	SymlinkTarget *string `json:"symlink_target"`
-	FileSize      int64   `json:"file_size"`
-	FileMode      uint32  `json:"file_mode"`
-	DirMode       uint32  `json:"dir_mode"`
-	UID           int32   `json:"uid"`
-	GID           int32   `json:"gid"`
-	Offset        int64   `json:"offset"`
-}
-
-func copyFileInput(r *pb.CopyFileRequest) ([]byte, error) {
-	in := copyInput{
-		Path: r.Path, FileType: "Unknown", FileSize: r.FileSize, FileMode: r.FileMode, DirMode: r.DirMode, UID: r.Uid, GID: r.Gid, Offset: r.Offset,
-	}
-	switch r.FileMode & unix.S_IFMT {
-	case unix.S_IFREG:
-		in.FileType = "Regular"
-	case unix.S_IFDIR:
-		in.FileType = "Directory"
-	case unix.S_IFLNK:
-		if !utf8.Valid(r.Data) {
-			return nil, errors.New("parsing CopyFileRequest for policy: invalid symlink content")
-		}
-		target := string(r.Data)
-		in.FileType, in.SymlinkTarget = "Symlink", &target
-	}
-	return json.Marshal(in)
-}
 
 // CopyFile implements grpc.AgentService.
 func (a *Agent) CopyFile(ctx context.Context, r *pb.CopyFileRequest) (*empty, error) {
-	in, err := copyFileInput(r)
+	in, err := policy.CopyFileInput(r)
 	if err != nil {
 		return nil, internal(err)
 	}
-	return gateInput(ctx, a, "CopyFile", "CopyFileRequest", in, r, func(context.Context, *pb.CopyFileRequest) (*empty, error) {
+	return gateInput(ctx, a, "CopyFile", in, r, func(context.Context, *pb.CopyFileRequest) (*empty, error) {
 		return &empty{}, internal(copyFile(r))
 	})
 }

@@ -90,6 +90,7 @@ type guest struct {
 	*agentapi.Client
 	t      *testing.T
 	cgroup string
+	pid    int // of the agent, on the machine
 	ended  chan error
 }
 
@@ -168,7 +169,7 @@ func startGuest(t *testing.T, policy string) *guest {
 	g := &guest{t: t, cgroup: fmt.Sprintf("/coco-agent-test-%d", os.Getpid()), ended: make(chan error, 1)}
 	spec := stage.Spec{Rootfs: at("image"), Mountpoint: at("root"), AgentDir: at("agent"), LogDir: at("log"), Env: []string{
 		"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "KATA_AGENT_SERVER_ADDR=unix:///run/agent-channel/agent.sock",
-		"KATA_AGENT_CGROUP_PARENT=" + g.cgroup, "KATA_AGENT_RPC_LOG=/var/log/guest/agent.jsonl",
+		"KATA_AGENT_CGROUP_PARENT=" + g.cgroup, "KATA_AGENT_RPC_LOG=/var/log/guest/agent.jsonl", "KATA_AGENT_LOG=debug",
 	}}
 	guestImage(t, spec.Rootfs, policy)
 	text, err := json.Marshal(spec)
@@ -189,6 +190,7 @@ func startGuest(t *testing.T, policy string) *guest {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
+	g.pid = cmd.Process.Pid
 	child.Close()
 	go func() { g.ended <- cmd.Wait() }()
 	t.Cleanup(func() {
@@ -311,7 +313,7 @@ func (g *guest) exec(id string, terminal bool, script string) error {
 // guestPolicy allows everything that the test does but one command.
 func guestPolicy() string {
 	text := "package agent_policy\n"
-	for _, name := range strings.Fields("CopyFile CreateContainer CreateSandbox DestroySandbox GetOOMEvent ReadStream RemoveContainer SignalProcess StartContainer StatsContainer TtyWinResize WaitProcess WriteStream CloseStdin") {
+	for _, name := range strings.Fields("CopyFile CreateContainer CreateSandbox DestroySandbox GetOOMEvent ReadStream RemoveContainer SignalProcess StartContainer StatsContainer TtyWinResize WaitProcess WriteStream CloseStdin GetIPTables SetIPTables") {
 		text += "default " + name + "Request := true\n"
 	}
 	return text + "default ExecProcessRequest := false\nExecProcessRequest if not contains(input.process.Args[3], \"forbidden\")\n"
@@ -350,6 +352,8 @@ func TestGuest(t *testing.T) {
 			t.Errorf("%v, %v", s, err)
 		}
 	})
+	t.Run("iptables", g.iptables)
+	t.Run("policy log", g.policyLog)
 	t.Run("end", g.end)
 }
 
@@ -373,6 +377,7 @@ func (g *guest) end(t *testing.T) {
 	if got := g.wait(workload, workload); got != 7 {
 		t.Errorf("exit code %d, want 7: the handler's", got)
 	}
+	g.waitedFor(t)
 	// The sandbox's process handles no signal: SIGTERM becomes SIGKILL.
 	if _, err := g.Agent.SignalProcess(ctx, &pb.SignalProcessRequest{ContainerId: sandbox, Signal: 15}); err != nil {
 		t.Fatal(err)

@@ -2,6 +2,8 @@ package agent
 
 import (
 	"context"
+	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -45,5 +47,41 @@ func TestOutOfMemory(t *testing.T) {
 	defer cancel()
 	if event, err := g.Agent.GetOOMEvent(ctx, &pb.GetOOMEventRequest{}); err == nil {
 		t.Errorf("%v: nobody ran out of memory again", event)
+	}
+}
+
+// On cgroup v2 the file changes whenever memory is short; only a kill counts,
+// and each kill once.
+func TestOutOfMemoryUnified(t *testing.T) {
+	dir := t.TempDir()
+	write := func(text string) {
+		t.Helper()
+		if err := os.WriteFile(filepath.Join(dir, "memory.events"), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("low 0\nhigh 0\nmax 0\noom 0\noom_kill 0\n")
+	events, happened, err := watchUnified(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := &Agent{oom: make(chan string, oomBacklog)}
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		a.tellOOM("c1", events, happened)
+	}()
+	write("low 0\nhigh 0\nmax 7\noom 1\noom_kill 0\n")
+	write("low 0\nhigh 0\nmax 7\noom 1\noom_kill 1\n")
+	if id := <-a.oom; id != "c1" {
+		t.Errorf("got %q, want c1", id)
+	}
+	write("low 0\nhigh 0\nmax 9\noom 1\noom_kill 1\n")
+	write("low 0\nhigh 0\nmax 9\noom 2\noom_kill 2\n")
+	<-a.oom
+	events.Close()
+	<-ended
+	if len(a.oom) != 0 {
+		t.Errorf("%d events too many", len(a.oom))
 	}
 }
