@@ -171,15 +171,32 @@ func (a *Agent) startComponents(ctx context.Context, doc *initdata.InitData) err
 			return err
 		}
 	}
-	waits := []func() error{}
-	for _, c := range []struct {
-		log, socket string
-		argv        []string
-	}{
+	components := []component{
 		{"aa.log", aaSocket, aa},
 		{"cdh.log", cdhSocket, cdh},
 		{"rest.log", "", []string{"/usr/local/bin/api-server-rest", "--features", "all"}},
-	} {
+	}
+	// An image without them is no confidential one, and boots all the same
+	// (Kata src/agent/src/main.rs, attestation_components_available).
+	for _, c := range components {
+		if _, err := os.Stat(c.argv[0]); err != nil {
+			slog.Warn(c.argv[0] + " not found")
+			slog.Warn("attestation binaries requested for launch not available")
+			return nil
+		}
+	}
+	return a.launch(ctx, components)
+}
+
+// component is a program of the guest that the agent starts.
+type component struct {
+	log, socket string
+	argv        []string
+}
+
+func (a *Agent) launch(ctx context.Context, components []component) error {
+	waits := []func() error{}
+	for _, c := range components {
 		log := filepath.Join(componentLogs, c.log)
 		f, err := os.OpenFile(log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 		if err != nil {
@@ -230,13 +247,22 @@ func lastLine(path string) string {
 	return lines[len(lines)-1]
 }
 
-func (a *Agent) serve(ctx context.Context, ready func()) error {
+// server answers both services on one socket.
+func (a *Agent) server() (*ttrpc.Server, error) {
 	server, err := ttrpc.NewServer()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	pb.RegisterAgentServiceService(server, a)
 	pb.RegisterHealthService(server, health{})
+	return server, nil
+}
+
+func (a *Agent) serve(ctx context.Context, ready func()) error {
+	server, err := a.server()
+	if err != nil {
+		return err
+	}
 	path, ok := strings.CutPrefix(os.Getenv("KATA_AGENT_SERVER_ADDR"), "unix://")
 	if !ok {
 		return fmt.Errorf("KATA_AGENT_SERVER_ADDR=%q: give unix:///path", os.Getenv("KATA_AGENT_SERVER_ADDR"))

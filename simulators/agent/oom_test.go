@@ -14,15 +14,7 @@ import (
 // pays for it; one that ends otherwise, or is removed, is not.
 func TestOutOfMemory(t *testing.T) {
 	g := startGuest(t, guestPolicy())
-	if _, err := g.Agent.CreateSandbox(t.Context(), &pb.CreateSandboxRequest{Hostname: "the-pod", SandboxId: sandbox, Storages: []*pb.Storage{{
-		Driver: "ephemeral", Source: "shm", Fstype: "tmpfs", MountPoint: stateDir + "/sandbox/shm", Options: []string{"mode=1777"},
-	}}}); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := g.Agent.CopyFile(t.Context(), &pb.CopyFileRequest{Path: sharedDir + workload + "-hello", FileSize: 6, FileMode: 0o100644, DirMode: 0x800001e8, Data: []byte("hello\n")}); err != nil {
-		t.Fatal(err)
-	}
-	g.create(sandbox, "pause", "/ignored")
+	g.sandbox()
 	g.create(workload, "busybox", "/busybox", "sleep", "1000")
 	if err := g.exec("modest", false, "exit 9"); err != nil {
 		t.Fatal(err)

@@ -123,7 +123,7 @@ func (a *Agent) StartContainer(ctx context.Context, r *pb.StartContainerRequest)
 		if err := a.watchMemory(c); err != nil {
 			slog.Warn("out of memory will not be noticed", "error", err)
 		}
-		return newRunc().Start(ctx, r.ContainerId)
+		return newRunc(r.ContainerId).Start(ctx, r.ContainerId)
 	}))
 }
 
@@ -256,9 +256,9 @@ func (a *Agent) UpdateContainer(ctx context.Context, r *pb.UpdateContainerReques
 		if r.Resources == nil {
 			return nil
 		}
-		res := runtimeResources(r.Resources)
+		res := a.runtimeResources(r.Resources)
 		res.Devices = nil
-		return newRunc().Update(ctx, r.ContainerId, res)
+		return newRunc(r.ContainerId).Update(ctx, r.ContainerId, res)
 	}))
 }
 
@@ -280,7 +280,7 @@ func (a *Agent) known(id string, f func(*runc.Runc) error) error {
 	if a.find(id) == nil {
 		return errNoContainerOf()
 	}
-	return f(newRunc())
+	return f(newRunc(id))
 }
 
 // SetPolicy replaces the policy if the one in force allows it.

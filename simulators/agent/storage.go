@@ -52,6 +52,9 @@ func (a *Agent) addStorages(ctx context.Context, r []*pb.Storage, containerID st
 		default:
 			err = fmt.Errorf("failed to find the storage handler %s", s.Driver)
 		}
+		if err == nil && s.Driver != "image_guest_pull" {
+			err = setOwnership(s)
+		}
 		if err != nil {
 			return fmt.Errorf("storage %s at %s: %w", s.Driver, s.MountPoint, err)
 		}
@@ -220,10 +223,17 @@ func (a *Agent) removeStorages(dir string) error {
 		if m != dir && !strings.HasPrefix(m, dir+"/") {
 			return false
 		}
-		if err := unix.Unmount(m, unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
-			errs = append(errs, fmt.Errorf("unmount %s: %w", m, err))
+		if err := unmount(m); err != nil {
+			errs = append(errs, err)
 		}
 		return true
 	})
 	return errors.Join(append(errs, os.RemoveAll(dir))...)
+}
+
+func unmount(path string) error {
+	if err := unix.Unmount(path, unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
+		return fmt.Errorf("unmount %s: %w", path, err)
+	}
+	return nil
 }
