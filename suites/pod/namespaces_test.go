@@ -161,13 +161,13 @@ var _ = Describe("the node's namespaces", Label("pod"), func() {
 	It("hostIPC shares memory segments within the pod, not with the node", func(ctx SpecContext) {
 		ns := bed.Namespace(ctx, "pod")
 		hostIPC := func(p *corev1.Pod) { p.Spec.HostIPC = true }
-		start(ctx, ns, "near", ordinary, hostIPC)
+		near := start(ctx, ns, "near", ordinary, hostIPC, whereKataIs(ctx))
 		DeferCleanup(func(ctx SpecContext) { shell(ctx, ns, "near", "rm /dev/shm/"+ns) }, NodeTimeout(20*time.Second))
 		shell(ctx, ns, "near", "echo node > /dev/shm/"+ns)
-		start(ctx, ns, "also-near", ordinary, hostIPC)
+		start(ctx, ns, "also-near", ordinary, hostIPC, beside(near))
 		Expect(shell(ctx, ns, "also-near", "cat /dev/shm/"+ns)).To(Equal("node\n"), "control")
 
-		start(ctx, ns, "p", hostIPC, second("other", "sleep infinity"))
+		start(ctx, ns, "p", hostIPC, beside(near), second("other", "sleep infinity"))
 		Expect(shell(ctx, ns, "p", "ls -A /dev/shm; echo guest > /dev/shm/x")).To(BeEmpty())
 		Expect(in(ctx, ns, "p", "other", "cat /dev/shm/x")).To(Equal("guest\n"))
 	}, SpecTimeout(limit))

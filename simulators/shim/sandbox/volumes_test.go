@@ -179,11 +179,10 @@ func TestUpdatedVolume(t *testing.T) {
 	if err != nil || len(watches) != 1 {
 		t.Fatalf("%v, watches %v", err, watches)
 	}
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		c.keepCopied(watches[0])
-	}()
+	// Another container of the pod has the same volume.
+	second := watches[0]
+	second.guest = guestSharedDir + "/second-0123456789abcdef-cm"
+	go c.sandbox.keepCopied([]watch{watches[0], second})
 	write(t, filepath.Join(source, "..2/key"), []byte("newer"), 0o644)
 	link("..2", "..data_tmp")
 	if err := os.Rename(filepath.Join(source, "..data_tmp"), filepath.Join(source, "..data")); err != nil {
@@ -194,7 +193,8 @@ func TestUpdatedVolume(t *testing.T) {
 	defer cancel()
 	for ticker := time.NewTicker(5 * time.Millisecond); ; <-ticker.C {
 		got := copies(vm)
-		if slices.Contains(got, "cm/..2/key 100644 0+5/5") && slices.Contains(got, "cm/..data 120777 0+3/0") && slices.Contains(got, "cm/other 120777 0+12/0") {
+		news := strings.Contains(strings.Join(got, "\n"), "/second-0123456789abcdef-cm/other 120777 0+12/0")
+		if slices.Contains(got, "cm/..2/key 100644 0+5/5") && slices.Contains(got, "cm/..data 120777 0+3/0") && slices.Contains(got, "cm/other 120777 0+12/0") && news {
 			break
 		}
 		if ctx.Err() != nil {
@@ -202,7 +202,6 @@ func TestUpdatedVolume(t *testing.T) {
 		}
 	}
 	close(c.sandbox.stopped)
-	<-ended
 }
 
 func TestUpdatedVolumeKinds(t *testing.T) {
