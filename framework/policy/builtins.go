@@ -9,7 +9,6 @@ import (
 
 	"github.com/open-policy-agent/opa/v1/ast"
 	"github.com/open-policy-agent/opa/v1/topdown"
-	"github.com/open-policy-agent/opa/v1/types"
 )
 
 // functions are those that the agent's engine is compiled with: regorus (at
@@ -52,62 +51,6 @@ var capabilities = sync.OnceValue(func() *ast.Capabilities {
 	return c
 })
 
-// absent names a function that the engine lacks, by the number of arguments
-// that it is called with: its last part is no function's.
-const absent = " arguments"
-
-// declareAbsent renames the functions of m that are nobody's, and declares
-// them: the compiler has to know how many arguments they take, and the engine
-// learns only when one is called that it is not there.
-func declareAbsent(m *ast.Module) *ast.Capabilities {
-	known := map[string]bool{}
-	for _, b := range capabilities().Builtins {
-		known[b.Name] = true
-	}
-	own := map[ast.Var]bool{"data": true}
-	for _, r := range m.Rules {
-		if head, ok := r.Head.Ref()[0].Value.(ast.Var); ok {
-			own[head] = true
-		}
-	}
-	for _, i := range m.Imports {
-		own[i.Name()] = true
-	}
-	c := *capabilities()
-	c.Builtins = slices.Clone(c.Builtins)
-	call := func(terms []*ast.Term) {
-		ref, ok := terms[0].Value.(ast.Ref)
-		if !ok || known[ref.String()] {
-			return
-		}
-		if head, ok := ref[0].Value.(ast.Var); !ok || own[head] {
-			return
-		}
-		ref = ref.Append(ast.StringTerm(fmt.Sprint(len(terms)-1, absent)))
-		terms[0].Value = ref
-		if known[ref.String()] {
-			return
-		}
-		known[ref.String()] = true
-		args := slices.Repeat([]types.Type{types.A}, len(terms)-1)
-		c.Builtins = append(c.Builtins, &ast.Builtin{Name: ref.String(), Decl: types.NewFunction(args, types.A)})
-	}
-	ast.WalkNodes(m, func(n ast.Node) bool {
-		switch n := n.(type) {
-		case *ast.Expr:
-			if n.IsCall() {
-				call(n.Terms.([]*ast.Term))
-			}
-		case *ast.Term:
-			if c, ok := n.Value.(ast.Call); ok {
-				call(c)
-			}
-		}
-		return false
-	})
-	return &c
-}
-
 // source is a policy's text, by the name that the agent gives it.
 type source struct{ name, text string }
 
@@ -119,12 +62,7 @@ func (s source) explain(err error) error {
 	if !errors.As(err, &e) || e.Location == nil {
 		return s.explainCompile(err)
 	}
-	const lacks = "unsupported built-in: "
-	name, unknown := strings.CutPrefix(e.Message, lacks)
 	switch {
-	case unknown:
-		name, _, _ = strings.Cut(name, "[\"")
-		return s.at(e.Location, "could not find function "+name)
 	case e.Code == topdown.ConflictErr && strings.HasPrefix(e.Message, "function "):
 		return s.at(e.Location, "functions must not produce multiple outputs for same inputs")
 	case e.Code == topdown.ConflictErr:
@@ -143,6 +81,16 @@ func (s source) explainCompile(err error) error {
 		return s.at(errs[0].Location, fmt.Sprintf("use of undefined variable `%s` is unsafe", name))
 	}
 	return err
+}
+
+// refuse is the error of a text that does not parse: its first one, with its
+// place.
+func (s source) refuse(err error) error {
+	var errs ast.Errors
+	if !errors.As(err, &errs) || len(errs) == 0 || errs[0].Location == nil {
+		return err
+	}
+	return s.at(errs[0].Location, errs[0].Message)
 }
 
 // at is an error that shows its place in the policy. A tab counts as four

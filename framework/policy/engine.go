@@ -36,6 +36,7 @@ type Engine struct {
 	// compiler is nil without a policy: every rule is undefined then. broken is
 	// why one that parses cannot be evaluated.
 	compiler *ast.Compiler
+	standIns map[string]*topdown.Builtin
 	broken   error
 	queries  map[string]ast.Body
 	db       storage.Store
@@ -52,7 +53,7 @@ func New() *Engine {
 }
 
 func (e *Engine) reset() {
-	e.source, e.compiler, e.broken, e.queries = source{}, nil, nil, map[string]ast.Body{}
+	e.source, e.compiler, e.standIns, e.broken, e.queries = source{}, nil, nil, nil, map[string]ast.Body{}
 	e.db = inmem.NewFromObjectWithOpts(map[string]any{"pstate": map[string]any{}}, inmem.OptRoundTripOnWrite(false))
 }
 
@@ -92,17 +93,18 @@ func (e *Engine) set(ctx context.Context, name, text string) error {
 	}
 	m, err := ast.ParseModuleWithOpts(name, text, ast.ParserOptions{RegoVersion: ast.RegoV1, Capabilities: capabilities()})
 	if err != nil {
-		return err
+		return source{name, text}.refuse(err)
 	}
-	c := newCompiler(declareAbsent(m))
+	in := standIn(m, source{name, text})
+	c := newCompiler(in.capabilities())
 	c.Compile(map[string]*ast.Module{name: m})
 	if err := shadows(c.Errors); err != nil {
-		return err
+		return source{name, text}.refuse(err)
 	}
 	if c.Failed() {
 		e.broken = c.Errors
 	}
-	e.source, e.compiler = source{name, text}, c
+	e.source, e.compiler, e.standIns = source{name, text}, c, in.functions
 	// Once on, this switch stays on until the guest ends: it is evaluated
 	// through the very gate that it opens.
 	d := e.eval(ctx, "AllowRequestsFailingPolicy", []byte("{}"))
@@ -122,7 +124,7 @@ func newCompiler(has *ast.Capabilities) *ast.Compiler {
 func shadows(errs ast.Errors) error {
 	for _, err := range errs {
 		if strings.Contains(err.Message, "must not shadow") {
-			return err
+			return ast.Errors{err}
 		}
 	}
 	return nil
@@ -200,7 +202,7 @@ func (e *Engine) query(ctx context.Context, endpoint string, input []byte, print
 	defer context.AfterFunc(ctx, cancel.Cancel)()
 	var out ast.Value
 	err = topdown.NewQuery(e.body(endpoint)).WithCompiler(e.compiler).WithStore(e.db).WithTransaction(txn).
-		WithCancel(cancel).WithInput(ast.NewTerm(value)).WithPrintHook(prints).
+		WithCancel(cancel).WithBuiltins(e.standIns).WithInput(ast.NewTerm(value)).WithPrintHook(prints).
 		Iter(ctx, func(r topdown.QueryResult) error {
 			out = r[result].Value
 			return nil

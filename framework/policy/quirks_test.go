@@ -42,6 +42,16 @@ func TestErrorsAtEvaluation(t *testing.T) {
 			"a variable that nothing binds", "ExecProcessRequest if { x == 1 }",
 			"\"ExecProcessRequest: internal error \\n--> agent_policy:2:25\\n  |\\n2 | ExecProcessRequest if { x == 1 }\\n  |                         ^\\nerror: use of undefined variable `x` is unsafe\"",
 		},
+		{
+			"too few arguments", "f(a, b) := a + b\nExecProcessRequest if f(1) == 1",
+			`"ExecProcessRequest: internal error \n--> agent_policy:3:23\n  |\n3 | ExecProcessRequest if f(1) == 1\n  |                       ^\nerror: mismatch in number of arguments. supplied 1, expected 2"`,
+		},
+		{"too few for the engine's own", "ExecProcessRequest if count() == 0", undefinedExec},
+		{"too many for the engine's own", "ExecProcessRequest if startswith(\"a\", \"a\", true, true)", undefinedExec},
+		{
+			"a rule that is no function", "r := 1\nExecProcessRequest if r(1)",
+			`"ExecProcessRequest: internal error \n--> agent_policy:3:23\n  |\n3 | ExecProcessRequest if r(1)\n  |                       ^\nerror: could not find function r"`,
+		},
 		{"undefined", "default OtherRequest := true", undefinedExec},
 		{"no boolean", `ExecProcessRequest := "yes"`, `"ExecProcessRequest: internal error policy check: unexpected eval_query result type`},
 		{"an answer without allowed", `ExecProcessRequest := {"ops": []}`, "\"ExecProcessRequest: internal error missing field `allowed` at line 1 column 10\""},
@@ -87,7 +97,7 @@ func TestFunctionsThatTheEngineHas(t *testing.T) {
 		`abs(-1) == 1`, `count([1]) == 1`, `array.slice([1, 2], 0, 1) == [1]`, `union({{1}, {2}}) == {1, 2}`, `object.get({}, "a", 1) == 1`, `json.filter({"a": 1}, ["a"]) == {"a": 1}`,
 		`sprintf("%d", [1]) == "1"`, `strings.count("aa", "a") == 2`, `regex.match("^a", "ab")`, `bits.and(3, 1) == 1`, `to_number("1") == 1`, `is_string("a")`, `type_name(1) == "number"`,
 		`base64.encode("a") == "YQ=="`, `base64url.encode_no_pad("a") == "YQ"`, `json.unmarshal("1") == 1`, `units.parse_bytes("1KB") == 1000`, `walk([1], [["0"], 1]) == false; true`,
-		`"a" in ["a"]`, `every x in [1] { x == 1 }`, `trace("a")`,
+		`startswith("a", "a", true)`, `"a" in ["a"]`, `every x in [1] { x == 1 }`, `trace("a")`,
 	} {
 		if strings.HasPrefix(call, "walk") {
 			call = `walk({"a": 1}, [["a"], v]); v == 1`
@@ -143,7 +153,7 @@ func TestSetPolicyFailures(t *testing.T) {
 		t.Fatal(err)
 	}
 	ask(Allowed, "")
-	if err := e.SetPolicy(ctx, "package agent_policy\nExecProcessRequest { true }\n"); err == nil || !strings.Contains(err.Error(), "`if` keyword is required before rule body") {
+	if err := e.SetPolicy(ctx, "package agent_policy\nExecProcessRequest { true }\n"); err == nil || err.Error() != "\n--> agent_policy:2:1\n  |\n2 | ExecProcessRequest { true }\n  | ^\nerror: `if` keyword is required before rule body" {
 		t.Errorf("Rego v0: %v", err)
 	}
 	ask(Error, undefinedExec)

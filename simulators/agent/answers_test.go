@@ -42,6 +42,25 @@ func (g *guest) iptables(t *testing.T) {
 	}
 }
 
+// volumes are measured, and memory takes another size.
+func (g *guest) volumes(t *testing.T) {
+	const shm = stateDir + "/sandbox/shm"
+	for _, size := range []uint64{64 << 20, 32 << 20} {
+		if size != 64<<20 {
+			_, err := g.Agent.UpdateEphemeralMounts(t.Context(), &pb.UpdateEphemeralMountsRequest{Storages: []*pb.Storage{{
+				Driver: "ephemeral", Source: "shm", Fstype: "tmpfs", MountPoint: shm, Options: []string{"nosuid", "fsgid=0", fmt.Sprintf("size=%d", size)},
+			}}})
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		r, err := g.Agent.GetVolumeStats(t.Context(), &pb.VolumeStatsRequest{VolumeGuestPath: shm})
+		if err != nil || r.Usage[0].Total != size {
+			t.Errorf("got %v (%v), want %d bytes", r, err, size)
+		}
+	}
+}
+
 // policyLog has what the policy was asked, as testcases of a policy are made of it.
 func (g *guest) policyLog(t *testing.T) {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/root%s", g.pid, policyLog))

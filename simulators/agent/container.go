@@ -170,9 +170,6 @@ func readPID(path string) (int, error) {
 
 // exec starts one more process in a container.
 func (a *Agent) exec(ctx context.Context, c *container, r *pb.ExecProcessRequest) error {
-	if r.Process == nil {
-		return errors.New("Unable to parse process from ExecProcessRequest")
-	}
 	if !validID.MatchString(r.ExecId) {
 		return fmt.Errorf("invalid exec ID: %q", r.ExecId)
 	}
@@ -328,19 +325,27 @@ func gone(err error) bool {
 	return false
 }
 
-// handles reports whether the process catches the signal.
+// handles reports whether the process does anything else with the signal than
+// to die of it.
 func handles(pid int, s syscall.Signal) bool {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-	if err != nil {
-		return true // gone: the signal finds nobody
-	}
-	for line := range strings.SplitSeq(string(b), "\n") {
-		if mask, ok := strings.CutPrefix(line, "SigCgt:"); ok {
-			m, err := strconv.ParseUint(strings.TrimSpace(mask), 16, 64)
-			return err != nil || m&(1<<(uint(s)-1)) != 0
+	return err != nil || statusHandles(string(b), s) // gone: the signal finds nobody
+}
+
+// statusHandles reads /proc/PID/status as Kata's agent does: a signal that is
+// blocked or ignored counts, too (src/agent/src/rpc.rs, is_signal_handled).
+func statusHandles(text string, s syscall.Signal) bool {
+	for line := range strings.SplitSeq(text, "\n") {
+		name, mask, _ := strings.Cut(line, ":")
+		if name != "SigBlk" && name != "SigIgn" && name != "SigCgt" {
+			continue
+		}
+		m, err := strconv.ParseUint(strings.TrimSpace(mask), 16, 64)
+		if err == nil && m&(1<<(uint(s)-1)) != 0 {
+			return true
 		}
 	}
-	return true
+	return false
 }
 
 // remove deletes a container and what was its own. The caller holds the

@@ -321,7 +321,7 @@ func (g *guest) exec(id string, terminal bool, script string) error {
 // guestPolicy allows everything that the test does but one command.
 func guestPolicy() string {
 	text := "package agent_policy\n"
-	for _, name := range strings.Fields("CopyFile CreateContainer CreateSandbox DestroySandbox GetOOMEvent ReadStream RemoveContainer SignalProcess StartContainer StatsContainer TtyWinResize WaitProcess WriteStream CloseStdin GetIPTables SetIPTables UpdateContainer") {
+	for _, name := range strings.Fields("CopyFile CreateContainer CreateSandbox DestroySandbox GetOOMEvent ReadStream RemoveContainer SignalProcess StartContainer StatsContainer TtyWinResize WaitProcess WriteStream CloseStdin GetIPTables SetIPTables UpdateContainer UpdateEphemeralMounts VolumeStats GetDiagnosticData") {
 		text += "default " + name + "Request := true\n"
 	}
 	return text + "default ExecProcessRequest := false\nExecProcessRequest if not contains(input.process.Args[3], \"forbidden\")\n"
@@ -369,6 +369,7 @@ func TestGuest(t *testing.T) {
 		}
 	})
 	t.Run("iptables", g.iptables)
+	t.Run("volumes", g.volumes)
 	t.Run("policy log", g.policyLog)
 	t.Run("end", g.end)
 }

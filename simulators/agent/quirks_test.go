@@ -139,6 +139,7 @@ func TestCreationIsRolledBack(t *testing.T) {
 		}
 	}
 	again := createRequest(workload, "busybox", "/busybox", "sleep", "1000")
+	again.OCI.Annotations = map[string]string{"io.kubernetes.container.terminationMessagePath": "/hello"}
 	again.OCI.Linux.Devices = []*pb.LinuxDevice{
 		{Path: "/dev/nothing", Type: "c", Major: 1, Minor: 3, FileMode: 0o646, UID: 7, GID: 8},
 		{Path: "/dev/foreign", Type: "c", Major: 10, Minor: 229, FileMode: 0o666}, // FUSE, which the guest lacks
@@ -157,6 +158,9 @@ func TestCreationIsRolledBack(t *testing.T) {
 	}
 	if out := g.read("look", g.Agent.ReadStderr); !strings.Contains(out, "Operation not permitted") {
 		t.Errorf("a device that the guest lacks: %q", out)
+	}
+	if r, err := g.Agent.GetDiagnosticData(ctx, &pb.GetDiagnosticDataRequest{LogType: "termination_log", ContainerId: workload}); err != nil || r.Data != "hello\n" {
+		t.Errorf("termination log: %v (%v)", r, err)
 	}
 	g.updates(t)
 }

@@ -146,6 +146,8 @@ func TestAnswersOfAGuestThatLacksIt(t *testing.T) {
 		{"the end of all", answer(a.SignalProcess(ctx, &pb.SignalProcessRequest{ContainerId: "c1", Signal: 9})), codes.Internal, "Invalid container id c1"},
 		{"read", answer(a.ReadStdout(ctx, &pb.ReadStreamRequest{ContainerId: "c1"})), codes.InvalidArgument, "InvalidContainerId"},
 		{"write", answer(a.WriteStdin(ctx, &pb.WriteStreamRequest{ContainerId: "c1"})), codes.Internal, "Invalid container id"},
+		{"exec of nothing", answer(a.ExecProcess(ctx, &pb.ExecProcessRequest{ContainerId: "c1"})), codes.Internal, "Unable to parse process from ExecProcessRequest"},
+		{"exec", answer(a.ExecProcess(ctx, &pb.ExecProcessRequest{ContainerId: "c1", Process: &pb.Process{}})), codes.Internal, "Invalid container id"},
 		{"start", answer(a.StartContainer(ctx, &pb.StartContainerRequest{ContainerId: "c1"})), codes.Internal, "Invalid container id"},
 	} {
 		if s := status.Convert(c.err); s.Code() != c.code || s.Message() != c.message {
@@ -206,6 +208,22 @@ func TestListLength(t *testing.T) {
 	for _, list := range []string{"", "a", "3-1", "1-"} {
 		if n, err := listLength(list); err == nil {
 			t.Errorf("%q: %d", list, n)
+		}
+	}
+}
+
+// SIGTERM, 15, is the bit 0x4000.
+func TestStatusHandles(t *testing.T) {
+	for text, want := range map[string]bool{
+		"SigPnd:\t0000000000004000\nSigBlk:\t0000000000000000\nSigIgn:\t0000000000000000\nSigCgt:\t0000000000000000\n": false,
+		"SigBlk:\t0000000000000000\nSigIgn:\t0000000000000000\nSigCgt:\t0000000000004002\n":                            true,
+		"SigBlk:\t0000000000000000\nSigIgn:\t0000000000004000\nSigCgt:\t0000000000000000\n":                            true,
+		"SigBlk:\t0000000000004000\nSigIgn:\t0000000000000000\nSigCgt:\t0000000000000000\n":                            true,
+		"SigBlk:\tffffffffffffbfff\n": false,
+		"":                            false,
+	} {
+		if got := statusHandles(text, unix.SIGTERM); got != want {
+			t.Errorf("%q: %t", text, got)
 		}
 	}
 }

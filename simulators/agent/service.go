@@ -141,6 +141,9 @@ func (a *Agent) RemoveContainer(ctx context.Context, r *pb.RemoveContainerReques
 // ExecProcess implements grpc.AgentService.
 func (a *Agent) ExecProcess(ctx context.Context, r *pb.ExecProcessRequest) (*empty, error) {
 	return gate(ctx, a, "ExecProcess", r, plain(func(ctx context.Context, r *pb.ExecProcessRequest) error {
+		if r.Process == nil {
+			return errors.New("Unable to parse process from ExecProcessRequest")
+		}
 		c := a.find(r.ContainerId)
 		if c == nil {
 			return errNoContainer()
