@@ -32,7 +32,7 @@ down: build ## remove every cluster that a run kept or left behind
 	@$(COCO) down
 
 test: prerequisites ## unit tests and the specs that need no cluster, race detector on
-	go test -race ./framework/... ./simulators/... ./manifests/... ./suites/agent
+	go test -race -timeout 20m ./framework/... ./simulators/... ./manifests/... ./suites/agent
 
 lint: prerequisites ## gofumpt, go vet, staticcheck, ginkgolinter
 	@scripts/lint

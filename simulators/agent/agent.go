@@ -9,7 +9,6 @@ import (
 	"context"
 	"sync"
 
-	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
@@ -55,18 +54,18 @@ func (a *Agent) find(id string) *container {
 // gate asks the policy about r and runs f when it allows it; the answer is
 // logged either way.
 func gate[Q proto.Message, A any](ctx context.Context, a *Agent, method string, r Q, f func(context.Context, Q) (A, error)) (A, error) {
-	endpoint := string(r.ProtoReflect().Descriptor().Name())
-	return gateInput(ctx, a, method, endpoint, policy.Input(r), r, f)
+	return gateInput(ctx, a, method, policy.Input(r), r, f)
 }
 
-func gateInput[Q proto.Message, A any](ctx context.Context, a *Agent, method, endpoint string, input []byte, r Q, f func(context.Context, Q) (A, error)) (answer A, err error) {
-	line := a.log.begin(method, endpoint, r)
-	d := a.policy.Eval(ctx, endpoint, input)
+func gateInput[Q proto.Message, A any](ctx context.Context, a *Agent, method string, input []byte, r Q, f func(context.Context, Q) (A, error)) (answer A, err error) {
+	rpc := byMethod[method]
+	line := a.log.begin(method, rpc.endpoint, r)
+	d := a.policy.Eval(ctx, rpc.endpoint, input)
 	if err = decisionError(d); err != nil {
 		line.end(d, err)
 		return answer, err
 	}
-	if waits[method] {
+	if rpc.waits {
 		line.end(d, nil)
 		return f(ctx, r)
 	}
@@ -75,29 +74,5 @@ func gateInput[Q proto.Message, A any](ctx context.Context, a *Agent, method, en
 	return answer, err
 }
 
-// waits are the calls that are answered long after they were made: they are
-// logged when they are decided, so that the log has them in their place.
-var waits = map[string]bool{"WaitProcess": true, "GetOOMEvent": true}
-
 // decisionError is the status that the agent answers a rejection with.
-func decisionError(d policy.Decision) error {
-	switch d.Outcome {
-	case policy.Denied:
-		return status.Error(codes.PermissionDenied, d.Message)
-	case policy.Error:
-		return status.Error(codes.Internal, d.Message)
-	}
-	return nil
-}
-
-// internal is how the agent reports what is not the policy's: INTERNAL with
-// the error's text (Kata src/agent/src/rpc.rs, ttrpc_error).
-func internal(err error) error {
-	if err == nil {
-		return nil
-	}
-	if _, ok := status.FromError(err); ok {
-		return err
-	}
-	return status.Error(codes.Internal, err.Error())
-}
+func decisionError(d policy.Decision) error { return status.Error(d.Code, d.Message) }

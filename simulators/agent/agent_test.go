@@ -80,56 +80,6 @@ func TestSetPolicy(t *testing.T) {
 	}
 }
 
-func TestCopyFileInput(t *testing.T) {
-	for _, c := range []struct {
-		r    *pb.CopyFileRequest
-		want string
-	}{
-		{
-			&pb.CopyFileRequest{Path: "/run/kata-containers/shared/containers/x-resolv.conf", FileSize: 46, FileMode: 33188, DirMode: 448},
-			`{"path":"/run/kata-containers/shared/containers/x-resolv.conf","file_type":"Regular","symlink_target":null,"file_size":46,"file_mode":33188,"dir_mode":448,"uid":0,"gid":0,"offset":0}`,
-		},
-		{
-			&pb.CopyFileRequest{Path: "/p", FileMode: 0o120777, Data: []byte("..data/x")},
-			`{"path":"/p","file_type":"Symlink","symlink_target":"..data/x","file_size":0,"file_mode":41471,"dir_mode":0,"uid":0,"gid":0,"offset":0}`,
-		},
-		{
-			&pb.CopyFileRequest{Path: "/p", FileMode: 0o40755},
-			`{"path":"/p","file_type":"Directory","symlink_target":null,"file_size":0,"file_mode":16877,"dir_mode":0,"uid":0,"gid":0,"offset":0}`,
-		},
-		{
-			&pb.CopyFileRequest{Path: "/p"},
-			`{"path":"/p","file_type":"Unknown","symlink_target":null,"file_size":0,"file_mode":0,"dir_mode":0,"uid":0,"gid":0,"offset":0}`,
-		},
-	} {
-		got, err := copyFileInput(c.r)
-		if err != nil || string(got) != c.want {
-			t.Errorf("got  %s (%v)\nwant %s", got, err, c.want)
-		}
-	}
-	if _, err := copyFileInput(&pb.CopyFileRequest{FileMode: 0o120777, Data: []byte{0xff}}); err == nil {
-		t.Error("a link whose target is no text was accepted")
-	}
-}
-
-func TestCopyFileStaysInItsPlace(t *testing.T) {
-	for _, p := range []string{"/etc/passwd", "/run/kata-containers/shared/containers/../../x", "/run/kata-containers/shared/containers", "relative", "", sharedDir + "a/../../../x", sharedDir + "a//b"} {
-		if err := copyFile(&pb.CopyFileRequest{Path: p, FileMode: 0o100644}); err == nil {
-			t.Errorf("wrote to %q", p)
-		}
-	}
-}
-
-func FuzzCopyFilePath(f *testing.F) {
-	f.Add(sharedDir + "x")
-	f.Add(sharedDir + "../x")
-	f.Fuzz(func(t *testing.T, p string) {
-		if inside(p) && (!strings.HasPrefix(filepath.Clean(p), sharedDir) || strings.Contains(p, "/../")) {
-			t.Errorf("%q is taken for a path below %s", p, sharedDir)
-		}
-	})
-}
-
 func TestIsSandbox(t *testing.T) {
 	for option, want := range map[string]bool{
 		`image_guest_pull={"metadata":{"io.kubernetes.cri.container-type":"sandbox"}}`:   true,
@@ -215,59 +165,6 @@ func TestReadInitData(t *testing.T) {
 	}
 	if doc, err := readInitData(dev); doc != nil || err != nil {
 		t.Errorf("another disk: %v, %v", doc, err)
-	}
-}
-
-func TestCopyFileFollowsNoLinkOut(t *testing.T) {
-	dir, outside := t.TempDir(), t.TempDir()
-	root, err := os.OpenRoot(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer root.Close()
-	uid, gid := int32(os.Getuid()), int32(os.Getgid())
-	for _, r := range []*pb.CopyFileRequest{
-		{FileMode: 0o120777, Data: []byte(outside), Uid: uid, Gid: gid},
-		{FileMode: 0o120777, Data: []byte("../../../.."), Uid: uid, Gid: gid},
-	} {
-		if err := copyInto(root, "link", r); err != nil {
-			t.Fatal(err)
-		}
-		file := &pb.CopyFileRequest{FileMode: 0o100644, FileSize: 1, Data: []byte("x"), Uid: uid, Gid: gid}
-		if err := copyInto(root, "link/file", file); err == nil {
-			t.Errorf("wrote through a link to %q", r.Data)
-		}
-	}
-	if left, err := os.ReadDir(outside); err != nil || len(left) != 0 {
-		t.Errorf("outside: %v, %v", left, err)
-	}
-}
-
-func TestCopyFileInChunks(t *testing.T) {
-	dir := t.TempDir()
-	root, err := os.OpenRoot(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer root.Close()
-	chunk := func(offset int64, data string) {
-		t.Helper()
-		r := &pb.CopyFileRequest{FileMode: 0o100640, FileSize: 5, Offset: offset, Data: []byte(data), Uid: int32(os.Getuid()), Gid: int32(os.Getgid())}
-		if err := copyInto(root, "d/file.txt", r); err != nil {
-			t.Fatal(err)
-		}
-	}
-	chunk(0, "abc")
-	if _, err := root.Stat("d/file.txt"); err == nil {
-		t.Error("half a file is in its place")
-	}
-	chunk(3, "de")
-	b, err := root.ReadFile("d/file.txt")
-	if err != nil || string(b) != "abcde" {
-		t.Errorf("%q, %v", b, err)
-	}
-	if st, err := root.Stat("d/file.txt"); err != nil || st.Mode() != 0o640 {
-		t.Errorf("mode %v, %v", st.Mode(), err)
 	}
 }
 

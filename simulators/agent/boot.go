@@ -21,8 +21,11 @@ import (
 const (
 	// defaultPolicy is in the guest image.
 	defaultPolicy = "/etc/kata-opa/default-policy.rego"
-	initDataDir   = "/run/confidential-containers/initdata"
-	aaSocket      = "/run/confidential-containers/attestation-agent/attestation-agent.sock"
+	// policyLog is written when the agent's log level is debug (Kata
+	// src/agent/policy/src/policy.rs).
+	policyLog   = "/tmp/policy.jsonl"
+	initDataDir = "/run/confidential-containers/initdata"
+	aaSocket    = "/run/confidential-containers/attestation-agent/attestation-agent.sock"
 	// launchTimeout is agent.launch_process_timeout.
 	launchTimeout = 6 * time.Second
 	componentLogs = "/var/log/guest"
@@ -50,32 +53,40 @@ func Run(ctx context.Context, ready func()) error {
 	if err := loopbackUp(); err != nil {
 		slog.Warn("loopback", "error", err)
 	}
+	if err := a.initializePolicy(ctx); err != nil {
+		return fmt.Errorf("Failed to initialize agent policy: %w", err)
+	}
 	doc, err := readInitData("/dev")
 	if err != nil {
 		return err
 	}
-	text, err := os.ReadFile(defaultPolicy)
-	if err != nil {
-		return fmt.Errorf("Failed to initialize agent policy: %w", err)
-	}
-	// With init-data the default policy never decides anything, and a policy
-	// takes time to compile: it only has to be right. A policy.rego without
-	// content counts as a policy, as for Kata: it does not parse.
-	own, brought := initDataPolicy(doc)
-	if !brought {
-		if err := a.policy.SetPolicy(ctx, string(text)); err != nil {
-			return fmt.Errorf("Failed to initialize agent policy: %w", err)
-		}
-	}
 	if err := a.startComponents(ctx, doc); err != nil {
 		return err
 	}
-	if brought {
+	if own, brought := initDataPolicy(doc); brought {
 		if err := a.policy.SetPolicy(ctx, own); err != nil {
 			return fmt.Errorf("Failed to set policy from initdata: %w", err)
 		}
 	}
 	return a.serve(ctx, ready)
+}
+
+// initializePolicy takes the guest image's policy, and begins the policy's log
+// where the agent has one.
+func (a *Agent) initializePolicy(ctx context.Context) error {
+	if os.Getenv("KATA_AGENT_LOG") == "debug" {
+		// Until the guest ends.
+		f, err := os.Create(policyLog)
+		if err != nil {
+			return err
+		}
+		a.policy.LogTo(f)
+	}
+	text, err := os.ReadFile(defaultPolicy)
+	if err != nil {
+		return fmt.Errorf("Failed to read %s. %w", defaultPolicy, err)
+	}
+	return a.policy.Initialize(ctx, defaultPolicy, string(text))
 }
 
 func initDataPolicy(doc *initdata.InitData) (text string, brought bool) {
@@ -160,15 +171,32 @@ func (a *Agent) startComponents(ctx context.Context, doc *initdata.InitData) err
 			return err
 		}
 	}
-	waits := []func() error{}
-	for _, c := range []struct {
-		log, socket string
-		argv        []string
-	}{
+	components := []component{
 		{"aa.log", aaSocket, aa},
 		{"cdh.log", cdhSocket, cdh},
 		{"rest.log", "", []string{"/usr/local/bin/api-server-rest", "--features", "all"}},
-	} {
+	}
+	// An image without them is no confidential one, and boots all the same
+	// (Kata src/agent/src/main.rs, attestation_components_available).
+	for _, c := range components {
+		if _, err := os.Stat(c.argv[0]); err != nil {
+			slog.Warn(c.argv[0] + " not found")
+			slog.Warn("attestation binaries requested for launch not available")
+			return nil
+		}
+	}
+	return a.launch(ctx, components)
+}
+
+// component is a program of the guest that the agent starts.
+type component struct {
+	log, socket string
+	argv        []string
+}
+
+func (a *Agent) launch(ctx context.Context, components []component) error {
+	waits := []func() error{}
+	for _, c := range components {
 		log := filepath.Join(componentLogs, c.log)
 		f, err := os.OpenFile(log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 		if err != nil {
@@ -219,13 +247,22 @@ func lastLine(path string) string {
 	return lines[len(lines)-1]
 }
 
-func (a *Agent) serve(ctx context.Context, ready func()) error {
+// server answers both services on one socket.
+func (a *Agent) server() (*ttrpc.Server, error) {
 	server, err := ttrpc.NewServer()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	pb.RegisterAgentServiceService(server, a)
 	pb.RegisterHealthService(server, health{})
+	return server, nil
+}
+
+func (a *Agent) serve(ctx context.Context, ready func()) error {
+	server, err := a.server()
+	if err != nil {
+		return err
+	}
 	path, ok := strings.CutPrefix(os.Getenv("KATA_AGENT_SERVER_ADDR"), "unix://")
 	if !ok {
 		return fmt.Errorf("KATA_AGENT_SERVER_ADDR=%q: give unix:///path", os.Getenv("KATA_AGENT_SERVER_ADDR"))

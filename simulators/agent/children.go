@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"bytes"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -103,6 +104,28 @@ func (c *children) command(log *os.File, env []string, argv ...string) (<-chan i
 		out <- code
 	}()
 	return out, nil
+}
+
+// result is what a program said, and its exit code.
+type result struct {
+	stdout, stderr []byte
+	code           int
+}
+
+// run runs a program of the guest image to its end.
+func (c *children) run(stdin []byte, argv ...string) (*result, error) {
+	var stdout, stderr bytes.Buffer
+	cmd := exec.Command(argv[0], argv[1:]...)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(stdin), &stdout, &stderr
+	exit, err := reaper.Default.Start(cmd)
+	if err != nil {
+		return nil, err
+	}
+	code, err := reaper.Default.Wait(cmd, exit)
+	if err != nil {
+		return nil, err
+	}
+	return &result{stdout.Bytes(), stderr.Bytes(), code}, nil
 }
 
 // drain is how long output is read on after a process ended while another

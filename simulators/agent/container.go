@@ -9,14 +9,13 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 
 	"github.com/containerd/go-runc"
 	"golang.org/x/sys/unix"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 
 	pb "github.com/coco-e2e/coco-e2e/framework/agentapi/agentpb"
 )
@@ -34,25 +33,23 @@ type container struct {
 	memory    io.Closer // the watch of its memory; nil without one
 }
 
-// runcLog is where runc says what went wrong.
-const runcLog = "/run/runc.log"
+// runcLog is where runc says what went wrong with a container.
+func runcLog(id string) string { return filepath.Join(stateDir, id, "runc.log") }
 
-func newRunc() *runc.Runc {
-	return &runc.Runc{Root: "/run/runc", Log: runcLog, LogFormat: runc.JSON}
+func newRunc(id string) *runc.Runc {
+	return &runc.Runc{Root: "/run/runc", Log: runcLog(id), LogFormat: runc.JSON}
 }
 
 // runcFailed adds runc's own last words to the error of a call.
-func runcFailed(err error) error {
+func runcFailed(id string, err error) error {
 	var last struct {
 		Msg string `json:"msg"`
 	}
-	if json.Unmarshal([]byte(lastLine(runcLog)), &last) != nil || last.Msg == "" {
+	if json.Unmarshal([]byte(lastLine(runcLog(id))), &last) != nil || last.Msg == "" {
 		return err
 	}
 	return fmt.Errorf("%w: %s", err, last.Msg)
 }
-
-func errNoContainer() error { return status.Error(codes.Internal, "Invalid container id") }
 
 // createContainer makes the container's root and starts its first process,
 // which waits for StartContainer. The caller holds the lifecycle.
@@ -66,21 +63,49 @@ func (a *Agent) createContainer(ctx context.Context, r *pb.CreateContainerReques
 	if a.find(r.ContainerId) != nil {
 		return fmt.Errorf("container %s exists", r.ContainerId)
 	}
-	bundle := filepath.Join(stateDir, r.ContainerId)
-	if err := os.MkdirAll(bundle, 0o755); err != nil {
+	if len(r.Devices) > 0 {
+		return fmt.Errorf("Unknown device type %s", r.Devices[0].Type)
+	}
+	if err := os.MkdirAll(stateDir, 0o755); err != nil {
 		return err
 	}
-	if err := a.addStorages(ctx, r.Storages, r.ContainerId); err != nil {
-		return errors.Join(err, a.removeStorages(bundle))
+	// Nobody else's directory, which a failure would remove.
+	bundle := filepath.Join(stateDir, r.ContainerId)
+	if err := os.Mkdir(bundle, 0o755); err != nil {
+		return fmt.Errorf("bundle of container %s: %w", r.ContainerId, err)
 	}
-	c, err := a.runcCreate(ctx, r, bundle)
+	mounted := len(a.mounts)
+	c, err := a.makeContainer(ctx, r, bundle)
 	if err != nil {
-		return errors.Join(err, a.removeStorages(bundle))
+		return errors.Join(err, a.rollBack(ctx, r.ContainerId, bundle, mounted))
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.containers[r.ContainerId] = c
 	return nil
+}
+
+func (a *Agent) makeContainer(ctx context.Context, r *pb.CreateContainerRequest, bundle string) (*container, error) {
+	if err := a.addStorages(ctx, r.Storages, r.ContainerId); err != nil {
+		return nil, err
+	}
+	return a.runcCreate(ctx, r, bundle)
+}
+
+// rollBack takes back what a container's creation left when it failed: what
+// runc made, what was mounted, the container's root (Kata src/agent/src/rpc.rs,
+// do_create_container). Whoever waited for the creation may be gone.
+func (a *Agent) rollBack(ctx context.Context, id, bundle string, mounted int) error {
+	err := newRunc(id).Delete(context.WithoutCancel(ctx), id, &runc.DeleteOpts{Force: true})
+	if err != nil && gone(err) {
+		err = nil
+	}
+	errs := []error{err}
+	for _, m := range slices.Backward(a.mounts[mounted:]) {
+		errs = append(errs, unmount(m))
+	}
+	a.mounts = a.mounts[:mounted]
+	return errors.Join(append(errs, os.RemoveAll(bundle))...)
 }
 
 func (a *Agent) runcCreate(ctx context.Context, r *pb.CreateContainerRequest, bundle string) (*container, error) {
@@ -110,14 +135,14 @@ func (a *Agent) runcCreate(ctx context.Context, r *pb.CreateContainerRequest, bu
 		if st.socket != nil {
 			opts.ConsoleSocket = st.socket
 		}
-		if err := newRunc().Create(ctx, r.ContainerId, bundle, opts); err != nil {
+		if err := newRunc(r.ContainerId).Create(ctx, r.ContainerId, bundle, opts); err != nil {
 			return 0, err
 		}
 		return readPID(pidFile)
 	})
 	if err != nil {
 		st.close()
-		return nil, fmt.Errorf("create container: %w", runcFailed(err))
+		return nil, fmt.Errorf("create container: %w", runcFailed(r.ContainerId, err))
 	}
 	p.pid = pid
 	if err := st.attach(ctx, p); err != nil {
@@ -145,9 +170,6 @@ func readPID(path string) (int, error) {
 
 // exec starts one more process in a container.
 func (a *Agent) exec(ctx context.Context, c *container, r *pb.ExecProcessRequest) error {
-	if r.Process == nil {
-		return errors.New("Unable to parse process from ExecProcessRequest")
-	}
 	if !validID.MatchString(r.ExecId) {
 		return fmt.Errorf("invalid exec ID: %q", r.ExecId)
 	}
@@ -198,13 +220,13 @@ func (a *Agent) runcExec(ctx context.Context, c *container, r *pb.ExecProcessReq
 		if st.socket != nil {
 			opts.ConsoleSocket = st.socket
 		}
-		if err := newRunc().Exec(ctx, c.id, *spec, opts); err != nil {
+		if err := newRunc(c.id).Exec(ctx, c.id, *spec, opts); err != nil {
 			return 0, err
 		}
 		return readPID(pidFile)
 	})
 	if err != nil {
-		text := runcFailed(err).Error()
+		text := runcFailed(c.id, err).Error()
 		if st.io != nil {
 			said, _ := newOutput(st.io.Stderr()).read(4096)
 			text += ": " + strings.TrimSpace(string(said))
@@ -221,35 +243,62 @@ func (a *Agent) runcExec(ctx context.Context, c *container, r *pb.ExecProcessReq
 }
 
 // process finds one by the ids of a request; "" and the container's own id
-// name its first process.
+// name its first process. One that was waited for is no more.
 func (a *Agent) process(containerID, execID string) (*container, *process, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	c := a.containers[containerID]
 	if c == nil {
-		return nil, nil, status.Errorf(codes.InvalidArgument, "Invalid container id: %s", containerID)
+		return nil, nil, errNoContainerOfProcess()
 	}
-	if execID == "" || execID == containerID {
-		if c.init == nil {
-			return nil, nil, status.Error(codes.NotFound, "init process not found")
-		}
+	first := execID == "" || execID == containerID
+	switch p := c.processes[execID]; {
+	case first && !c.init.reaped:
 		return c, c.init, nil
-	}
-	if p := c.processes[execID]; p != nil && p.ready {
+	case execID == "":
+		return nil, nil, errNoInit()
+	case !first && p != nil && p.ready:
 		return c, p, nil
 	}
-	return nil, nil, status.Errorf(codes.NotFound, "Invalid exec id: %s", execID)
+	return nil, nil, errNoExec()
 }
 
-// signal sends n to a process. A first process that is killed takes all of its
-// container with it; one that has no handler for SIGTERM is killed.
+// reap forgets a process whose end somebody was told of. Its container's
+// removal, its other processes and their signals go on.
+func (a *Agent) reap(c *container, p *process, execID string) {
+	a.mu.Lock()
+	p.reaped = true
+	if p != c.init && c.processes[execID] == p {
+		delete(c.processes, execID)
+	}
+	a.mu.Unlock()
+	p.close()
+}
+
+// killAll ends every process of a container, whether or not its first one
+// still runs.
+func (a *Agent) killAll(ctx context.Context, id string) error {
+	c := a.find(id)
+	if c == nil {
+		return internal(fmt.Errorf("Invalid container id %s", id))
+	}
+	return c.killAll(ctx)
+}
+
+func (c *container) killAll(ctx context.Context) error {
+	err := newRunc(c.id).Kill(ctx, c.id, int(unix.SIGKILL), &runc.KillOpts{All: true})
+	if err == nil || gone(err) {
+		return nil
+	}
+	return err
+}
+
+// signal sends n to a process. A first process that has no handler for SIGTERM
+// is killed; one that is killed takes all of its container with it.
 func (a *Agent) signal(ctx context.Context, c *container, p *process, n uint32) error {
 	select {
 	case <-p.exited:
-		// Its pid may be another's by now. Only SIGKILL has more to end.
-		if p != c.init || syscall.Signal(n) != unix.SIGKILL {
-			return nil
-		}
+		return nil // its pid may be another's by now
 	default:
 	}
 	s := syscall.Signal(n)
@@ -257,11 +306,7 @@ func (a *Agent) signal(ctx context.Context, c *container, p *process, n uint32) 
 		s = unix.SIGKILL
 	}
 	if p == c.init && s == unix.SIGKILL {
-		err := newRunc().Kill(ctx, c.id, int(s), &runc.KillOpts{All: true})
-		if err == nil || gone(err) {
-			return nil
-		}
-		return err
+		return c.killAll(ctx)
 	}
 	if err := unix.Kill(p.pid, s); err != nil && !errors.Is(err, unix.ESRCH) {
 		return err
@@ -280,32 +325,38 @@ func gone(err error) bool {
 	return false
 }
 
-// handles reports whether the process catches the signal.
+// handles reports whether the process does anything else with the signal than
+// to die of it.
 func handles(pid int, s syscall.Signal) bool {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-	if err != nil {
-		return true // gone: the signal finds nobody
-	}
-	for line := range strings.SplitSeq(string(b), "\n") {
-		if mask, ok := strings.CutPrefix(line, "SigCgt:"); ok {
-			m, err := strconv.ParseUint(strings.TrimSpace(mask), 16, 64)
-			return err != nil || m&(1<<(uint(s)-1)) != 0
+	return err != nil || statusHandles(string(b), s) // gone: the signal finds nobody
+}
+
+// statusHandles reads /proc/PID/status as Kata's agent does: a signal that is
+// blocked or ignored counts, too (src/agent/src/rpc.rs, is_signal_handled).
+func statusHandles(text string, s syscall.Signal) bool {
+	for line := range strings.SplitSeq(text, "\n") {
+		name, mask, _ := strings.Cut(line, ":")
+		if name != "SigBlk" && name != "SigIgn" && name != "SigCgt" {
+			continue
+		}
+		m, err := strconv.ParseUint(strings.TrimSpace(mask), 16, 64)
+		if err == nil && m&(1<<(uint(s)-1)) != 0 {
+			return true
 		}
 	}
-	return true
+	return false
 }
 
 // remove deletes a container and what was its own. The caller holds the
 // lifecycle.
 func (a *Agent) remove(ctx context.Context, c *container) error {
-	err := newRunc().Delete(ctx, c.id, &runc.DeleteOpts{Force: true})
+	err := newRunc(c.id).Delete(ctx, c.id, &runc.DeleteOpts{Force: true})
 	if err != nil && gone(err) {
 		err = nil
 	}
 	a.mu.Lock()
-	if c.init != nil {
-		c.init.close()
-	}
+	c.init.close()
 	if c.memory != nil {
 		_ = c.memory.Close()
 	}

@@ -2,103 +2,104 @@ package agent
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
-	"unicode/utf8"
 
 	"golang.org/x/sys/unix"
 
 	pb "github.com/coco-e2e/coco-e2e/framework/agentapi/agentpb"
+	"github.com/coco-e2e/coco-e2e/framework/policy"
 )
-
-// copyInput is what the policy sees of a CopyFile, once per chunk (Kata
-// src/agent/src/rpc.rs, PolicyCopyFileRequest).
-type copyInput struct {
-	Path          string  `json:"path"`
-	FileType      string  `json:"file_type"`
-	SymlinkTarget *string `json:"symlink_target"`
-	FileSize      int64   `json:"file_size"`
-	FileMode      uint32  `json:"file_mode"`
-	DirMode       uint32  `json:"dir_mode"`
-	UID           int32   `json:"uid"`
-	GID           int32   `json:"gid"`
-	Offset        int64   `json:"offset"`
-}
-
-func copyFileInput(r *pb.CopyFileRequest) ([]byte, error) {
-	in := copyInput{
-		Path: r.Path, FileType: "Unknown", FileSize: r.FileSize, FileMode: r.FileMode, DirMode: r.DirMode, UID: r.Uid, GID: r.Gid, Offset: r.Offset,
-	}
-	switch r.FileMode & unix.S_IFMT {
-	case unix.S_IFREG:
-		in.FileType = "Regular"
-	case unix.S_IFDIR:
-		in.FileType = "Directory"
-	case unix.S_IFLNK:
-		if !utf8.Valid(r.Data) {
-			return nil, errors.New("parsing CopyFileRequest for policy: invalid symlink content")
-		}
-		target := string(r.Data)
-		in.FileType, in.SymlinkTarget = "Symlink", &target
-	}
-	return json.Marshal(in)
-}
 
 // CopyFile implements grpc.AgentService.
 func (a *Agent) CopyFile(ctx context.Context, r *pb.CopyFileRequest) (*empty, error) {
-	in, err := copyFileInput(r)
+	in, err := policy.CopyFileInput(r)
 	if err != nil {
 		return nil, internal(err)
 	}
-	return gateInput(ctx, a, "CopyFile", "CopyFileRequest", in, r, func(context.Context, *pb.CopyFileRequest) (*empty, error) {
+	return gateInput(ctx, a, "CopyFile", in, r, func(context.Context, *pb.CopyFileRequest) (*empty, error) {
 		return &empty{}, internal(copyFile(r))
 	})
 }
 
 // copyFile works below sharedDir only: the root that it opens there follows no
 // link that leads out, whatever was copied before.
-func copyFile(r *pb.CopyFileRequest) error {
-	if !inside(r.Path) {
-		return fmt.Errorf("removing %s prefix from %s: prefix not found", sharedDir, r.Path)
+func copyFile(r *pb.CopyFileRequest) error { return copyBelow(sharedDir, r) }
+
+func copyBelow(dir string, r *pb.CopyFileRequest) error {
+	if !inside(dir, r.Path) {
+		return fmt.Errorf("removing %q prefix from %s\n\nCaused by:\n    prefix not found", dir, r.Path)
 	}
-	if err := os.MkdirAll(sharedDir, 0o755); err != nil {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	root, err := os.OpenRoot(sharedDir)
+	root, err := os.OpenRoot(dir)
 	if err != nil {
 		return err
 	}
 	defer root.Close()
-	return copyInto(root, strings.TrimPrefix(r.Path, sharedDir), r)
+	return copyInto(root, strings.TrimPrefix(r.Path, dir), r)
 }
 
+// inside reports whether path is one below dir, which ends in a slash.
+func inside(dir, path string) bool {
+	return strings.HasPrefix(path, dir) && path != dir && filepath.Clean(path) == path
+}
+
+// copyInto makes a directory, a link or a part of a file, as the bits of the
+// mode say that Kata's agent looks at (src/agent/src/rpc.rs, do_copy_file).
 func copyInto(root *os.Root, path string, r *pb.CopyFileRequest) error {
 	if err := parents(root, path, r); err != nil {
 		return err
 	}
-	switch r.FileMode & unix.S_IFMT {
-	case unix.S_IFDIR:
-		if err := root.MkdirAll(path, 0o755); err != nil {
-			return err
-		}
-		if err := root.Chown(path, int(r.Uid), int(r.Gid)); err != nil {
-			return err
-		}
-		return root.Chmod(path, permissions(r.FileMode))
-	case unix.S_IFLNK:
+	if r.FileMode&unix.S_IFDIR == unix.S_IFDIR {
+		return makeDirectory(root, path, r)
+	}
+	if r.Offset == 0 {
 		if err := root.RemoveAll(path); err != nil {
 			return err
 		}
+	}
+	if r.FileMode&unix.S_IFLNK == unix.S_IFLNK {
 		if err := root.Symlink(string(r.Data), path); err != nil {
 			return err
 		}
 		return root.Lchown(path, int(r.Uid), int(r.Gid))
 	}
 	return writeChunk(root, path, r)
+}
+
+// parents makes the directories above the file, and gives the nearest one to
+// the file's owner.
+func parents(root *os.Root, path string, r *pb.CopyFileRequest) error {
+	dir := filepath.Dir(path)
+	if dir == "." {
+		return nil
+	}
+	if err := root.MkdirAll(dir, os.FileMode(r.DirMode&0o777)); err != nil {
+		return err
+	}
+	return root.Chown(dir, int(r.Uid), int(r.Gid))
+}
+
+// makeDirectory keeps a directory that is there.
+func makeDirectory(root *os.Root, path string, r *pb.CopyFileRequest) error {
+	if st, err := root.Lstat(path); err == nil && !st.IsDir() {
+		if err := root.Remove(path); err != nil {
+			return err
+		}
+	}
+	if err := root.MkdirAll(path, os.FileMode(r.FileMode&0o777)); err != nil {
+		return err
+	}
+	// The mode last: a change of the owner takes special bits away.
+	if err := root.Chown(path, int(r.Uid), int(r.Gid)); err != nil {
+		return err
+	}
+	return root.Chmod(path, permissions(r.FileMode))
 }
 
 // permissions are the permission bits of a Unix mode, with its special ones.
@@ -112,33 +113,24 @@ func permissions(mode uint32) os.FileMode {
 	return m
 }
 
-// inside reports whether path is one below the directory of copied files.
-func inside(path string) bool {
-	return strings.HasPrefix(path, sharedDir) && filepath.Clean(path) == path
+// partial is where a file is gathered: beside its place, with another
+// extension. A leading dot begins no extension.
+func partial(path string) string {
+	dir, name := filepath.Split(path)
+	if i := strings.LastIndexByte(name, '.'); i > 0 {
+		name = name[:i]
+	}
+	return dir + name + ".tmp"
 }
 
-// parents makes the directories above the file, and gives the nearest one to
-// the file's owner.
-func parents(root *os.Root, path string, r *pb.CopyFileRequest) error {
-	dir := filepath.Dir(path)
-	if _, err := root.Stat(dir); err == nil {
-		return nil
-	}
-	if err := root.MkdirAll(dir, os.FileMode(r.DirMode&0o777)); err != nil {
-		return err
-	}
-	return root.Chown(dir, int(r.Uid), int(r.Gid))
-}
-
-// writeChunk gathers a file beside its place and puts it there once whole.
+// writeChunk gathers a file and puts it in its place once whole.
 func writeChunk(root *os.Root, path string, r *pb.CopyFileRequest) error {
-	tmp := strings.TrimSuffix(path, filepath.Ext(path)) + ".tmp"
+	tmp := partial(path)
+	flags := os.O_CREATE | os.O_RDWR | unix.O_NOFOLLOW | unix.O_NONBLOCK
 	if r.Offset == 0 {
-		if err := root.RemoveAll(tmp); err != nil {
-			return err
-		}
+		flags |= os.O_TRUNC
 	}
-	f, err := root.OpenFile(tmp, os.O_CREATE|os.O_WRONLY|unix.O_NOFOLLOW, 0o600)
+	f, err := root.OpenFile(tmp, flags, 0o600)
 	if err != nil {
 		return err
 	}
@@ -150,16 +142,11 @@ func writeChunk(root *os.Root, path string, r *pb.CopyFileRequest) error {
 	if st.Size() != r.FileSize {
 		return nil // more is to come
 	}
-	if err := root.Chown(tmp, int(r.Uid), int(r.Gid)); err != nil {
+	if err := root.Lchown(tmp, int(r.Uid), int(r.Gid)); err != nil {
 		return err
 	}
 	if err := root.Chmod(tmp, permissions(r.FileMode)); err != nil {
 		return err
-	}
-	if st, err := root.Lstat(path); err == nil && st.IsDir() {
-		if err := root.RemoveAll(path); err != nil {
-			return err
-		}
 	}
 	return root.Rename(tmp, path)
 }

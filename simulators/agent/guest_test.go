@@ -90,6 +90,7 @@ type guest struct {
 	*agentapi.Client
 	t      *testing.T
 	cgroup string
+	pid    int // of the agent, on the machine
 	ended  chan error
 }
 
@@ -152,7 +153,7 @@ func guestImage(t *testing.T, dir, policy string) {
 }
 
 // startGuest starts one and connects to it. All of it is gone when the test ends.
-func startGuest(t *testing.T, policy string) *guest {
+func startGuest(t *testing.T, policy string, edits ...func(image string)) *guest {
 	t.Helper()
 	if os.Getuid() != 0 {
 		t.Skip("needs root: namespaces, mounts and cgroups")
@@ -168,9 +169,12 @@ func startGuest(t *testing.T, policy string) *guest {
 	g := &guest{t: t, cgroup: fmt.Sprintf("/coco-agent-test-%d", os.Getpid()), ended: make(chan error, 1)}
 	spec := stage.Spec{Rootfs: at("image"), Mountpoint: at("root"), AgentDir: at("agent"), LogDir: at("log"), Env: []string{
 		"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "KATA_AGENT_SERVER_ADDR=unix:///run/agent-channel/agent.sock",
-		"KATA_AGENT_CGROUP_PARENT=" + g.cgroup, "KATA_AGENT_RPC_LOG=/var/log/guest/agent.jsonl",
+		"KATA_AGENT_CGROUP_PARENT=" + g.cgroup, "KATA_AGENT_RPC_LOG=/var/log/guest/agent.jsonl", "KATA_AGENT_LOG=debug",
 	}}
 	guestImage(t, spec.Rootfs, policy)
+	for _, edit := range edits {
+		edit(spec.Rootfs)
+	}
 	text, err := json.Marshal(spec)
 	if err != nil {
 		t.Fatal(err)
@@ -189,6 +193,7 @@ func startGuest(t *testing.T, policy string) *guest {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
+	g.pid = cmd.Process.Pid
 	child.Close()
 	go func() { g.ended <- cmd.Wait() }()
 	t.Cleanup(func() {
@@ -239,7 +244,17 @@ func (g *guest) removeCgroups() {
 // create makes and starts a container.
 func (g *guest) create(id, image string, args ...string) {
 	g.t.Helper()
-	ctx, root, kind := g.t.Context(), stateDir+"/"+id+"/rootfs", "container"
+	ctx := g.t.Context()
+	if _, err := g.Agent.CreateContainer(ctx, createRequest(id, image, args...)); err != nil {
+		g.t.Fatalf("create %s: %v", id, err)
+	}
+	if _, err := g.Agent.StartContainer(ctx, &pb.StartContainerRequest{ContainerId: id}); err != nil {
+		g.t.Fatalf("start %s: %v", id, err)
+	}
+}
+
+func createRequest(id, image string, args ...string) *pb.CreateContainerRequest {
+	root, kind := stateDir+"/"+id+"/rootfs", "container"
 	if image == "pause" {
 		kind = "sandbox"
 	}
@@ -270,12 +285,7 @@ func (g *guest) create(id, image string, args ...string) {
 	if image != "pause" {
 		r.OCI.Mounts = append(r.OCI.Mounts, &pb.Mount{Destination: "/hello", Source: sharedDir + id + "-hello", Type: "bind", Options: []string{"rbind", "ro"}})
 	}
-	if _, err := g.Agent.CreateContainer(ctx, r); err != nil {
-		g.t.Fatalf("create %s: %v", id, err)
-	}
-	if _, err := g.Agent.StartContainer(ctx, &pb.StartContainerRequest{ContainerId: id}); err != nil {
-		g.t.Fatalf("start %s: %v", id, err)
-	}
+	return r
 }
 
 func (g *guest) read(id string, of func(context.Context, *pb.ReadStreamRequest) (*pb.ReadStreamResponse, error)) string {
@@ -311,16 +321,17 @@ func (g *guest) exec(id string, terminal bool, script string) error {
 // guestPolicy allows everything that the test does but one command.
 func guestPolicy() string {
 	text := "package agent_policy\n"
-	for _, name := range strings.Fields("CopyFile CreateContainer CreateSandbox DestroySandbox GetOOMEvent ReadStream RemoveContainer SignalProcess StartContainer StatsContainer TtyWinResize WaitProcess WriteStream CloseStdin") {
+	for _, name := range strings.Fields("CopyFile CreateContainer CreateSandbox DestroySandbox GetOOMEvent ReadStream RemoveContainer SignalProcess StartContainer StatsContainer TtyWinResize WaitProcess WriteStream CloseStdin GetIPTables SetIPTables UpdateContainer UpdateEphemeralMounts VolumeStats GetDiagnosticData") {
 		text += "default " + name + "Request := true\n"
 	}
 	return text + "default ExecProcessRequest := false\nExecProcessRequest if not contains(input.process.Args[3], \"forbidden\")\n"
 }
 
-// TestGuest drives a guest from its start to its end as a shim does.
-func TestGuest(t *testing.T) {
-	g := startGuest(t, guestPolicy())
-	ctx := t.Context()
+// sandbox makes the sandbox and its first container, and the file that the
+// workload shows.
+func (g *guest) sandbox() {
+	g.t.Helper()
+	ctx := g.t.Context()
 	_, err := g.Agent.CreateSandbox(ctx, &pb.CreateSandboxRequest{
 		Hostname: "the-pod", SandboxId: sandbox, Dns: []string{"nameserver 192.0.2.1", ""},
 		Storages: []*pb.Storage{{
@@ -329,12 +340,19 @@ func TestGuest(t *testing.T) {
 		}},
 	})
 	if err != nil {
-		t.Fatal(err)
+		g.t.Fatal(err)
 	}
 	g.create(sandbox, "pause", "/ignored")
 	if _, err := g.Agent.CopyFile(ctx, &pb.CopyFileRequest{Path: sharedDir + workload + "-hello", FileSize: 6, FileMode: 0o100644, DirMode: 0x800001e8, Data: []byte("hello\n")}); err != nil {
-		t.Fatal(err)
+		g.t.Fatal(err)
 	}
+}
+
+// TestGuest drives a guest from its start to its end as a shim does.
+func TestGuest(t *testing.T) {
+	g := startGuest(t, guestPolicy())
+	ctx := t.Context()
+	g.sandbox()
 	g.create(workload, "busybox", "/busybox", "sh", "-c", "read x; echo got $x; echo oops >&2; trap 'exit 7' TERM; while :; do /busybox sleep 0.05; done")
 	t.Run("exec", g.execs)
 	t.Run("refused", func(t *testing.T) {
@@ -350,6 +368,9 @@ func TestGuest(t *testing.T) {
 			t.Errorf("%v, %v", s, err)
 		}
 	})
+	t.Run("iptables", g.iptables)
+	t.Run("volumes", g.volumes)
+	t.Run("policy log", g.policyLog)
 	t.Run("end", g.end)
 }
 
@@ -373,6 +394,7 @@ func (g *guest) end(t *testing.T) {
 	if got := g.wait(workload, workload); got != 7 {
 		t.Errorf("exit code %d, want 7: the handler's", got)
 	}
+	g.waitedFor(t)
 	// The sandbox's process handles no signal: SIGTERM becomes SIGKILL.
 	if _, err := g.Agent.SignalProcess(ctx, &pb.SignalProcessRequest{ContainerId: sandbox, Signal: 15}); err != nil {
 		t.Fatal(err)

@@ -9,6 +9,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+	"google.golang.org/grpc/codes"
 
 	pb "github.com/coco-e2e/coco-e2e/framework/agentapi/agentpb"
 	"github.com/coco-e2e/coco-e2e/framework/agentapi/agentpb/typespb"
@@ -23,10 +24,13 @@ import (
 func (a *Agent) UpdateInterface(ctx context.Context, r *pb.UpdateInterfaceRequest) (*typespb.Interface, error) {
 	return gate(ctx, a, "UpdateInterface", r, func(_ context.Context, r *pb.UpdateInterfaceRequest) (*typespb.Interface, error) {
 		if r.Interface == nil {
-			return nil, internal(errors.New("empty update interface request"))
+			return nil, said(codes.InvalidArgument, "empty update interface request")
+		}
+		if r.Interface.DevicePath != "" {
+			return nil, said(codes.Internal, "interface not available: this guest has no PCI bus")
 		}
 		if err := updateInterface(r.Interface); err != nil {
-			return nil, internal(fmt.Errorf("update interface: %w", err))
+			return nil, doing("update interface", err)
 		}
 		return r.Interface, nil
 	})
@@ -94,7 +98,7 @@ func linkByAddress(hw string) (netlink.Link, error) {
 			return l, nil
 		}
 	}
-	return nil, fmt.Errorf("link not found by hardware address %q", hw)
+	return nil, fmt.Errorf("Link not found (Address: %s)", hw)
 }
 
 func parseAddresses(list []*typespb.IPAddress) ([]*netlink.Addr, error) {
@@ -113,14 +117,14 @@ func parseAddresses(list []*typespb.IPAddress) ([]*netlink.Addr, error) {
 func (a *Agent) UpdateRoutes(ctx context.Context, r *pb.UpdateRoutesRequest) (*pb.Routes, error) {
 	return gate(ctx, a, "UpdateRoutes", r, func(_ context.Context, r *pb.UpdateRoutesRequest) (*pb.Routes, error) {
 		if r.Routes == nil {
-			return nil, internal(errors.New("empty routes in update routes request"))
+			return nil, said(codes.InvalidArgument, "empty update routes request")
 		}
 		routes, err := parseRoutes(r.Routes.Routes)
 		if err != nil {
-			return nil, internal(fmt.Errorf("update routes: %w", err))
+			return nil, doing("Failed to update routes", err)
 		}
 		if err := replaceRoutes(routes); err != nil {
-			return nil, internal(fmt.Errorf("update routes: %w", err))
+			return nil, doing("Failed to update routes", err)
 		}
 		return listRoutes()
 	})
@@ -243,26 +247,30 @@ func listRoutes() (*pb.Routes, error) {
 func (a *Agent) AddARPNeighbors(ctx context.Context, r *pb.AddARPNeighborsRequest) (*empty, error) {
 	return gate(ctx, a, "AddARPNeighbors", r, plain(func(_ context.Context, r *pb.AddARPNeighborsRequest) error {
 		if r.Neighbors == nil {
-			return errors.New("empty add arp neighbours request")
+			return said(codes.InvalidArgument, "empty add arp neighbours request")
 		}
-		for _, n := range r.Neighbors.ARPNeighbors {
-			link, err := netlink.LinkByName(n.Device)
-			if err != nil {
-				return fmt.Errorf("device %q: %w", n.Device, err)
-			}
-			ip, hw := net.ParseIP(n.GetToIPAddress().GetAddress()), net.HardwareAddr(nil)
-			if ip == nil {
-				return fmt.Errorf("neighbour %q is no address", n.GetToIPAddress().GetAddress())
-			}
-			if hw, err = net.ParseMAC(n.Lladdr); err != nil {
-				return fmt.Errorf("neighbour %s: %w", ip, err)
-			}
-			if err := netlink.NeighSet(&netlink.Neigh{
-				LinkIndex: link.Attrs().Index, IP: ip, HardwareAddr: hw, State: int(n.State), Flags: int(n.Flags),
-			}); err != nil {
-				return fmt.Errorf("neighbour %s: %w", ip, err)
-			}
-		}
-		return nil
+		return doing("Failed to add ARP neighbours", addNeighbors(r.Neighbors.ARPNeighbors))
 	}))
+}
+
+func addNeighbors(list []*typespb.ARPNeighbor) error {
+	for _, n := range list {
+		link, err := netlink.LinkByName(n.Device)
+		if err != nil {
+			return fmt.Errorf("device %q: %w", n.Device, err)
+		}
+		ip, hw := net.ParseIP(n.GetToIPAddress().GetAddress()), net.HardwareAddr(nil)
+		if ip == nil {
+			return fmt.Errorf("neighbour %q is no address", n.GetToIPAddress().GetAddress())
+		}
+		if hw, err = net.ParseMAC(n.Lladdr); err != nil {
+			return fmt.Errorf("neighbour %s: %w", ip, err)
+		}
+		if err := netlink.NeighSet(&netlink.Neigh{
+			LinkIndex: link.Attrs().Index, IP: ip, HardwareAddr: hw, State: int(n.State), Flags: int(n.Flags),
+		}); err != nil {
+			return fmt.Errorf("neighbour %s: %w", ip, err)
+		}
+	}
+	return nil
 }

@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 
@@ -36,35 +37,36 @@ func (a *Agent) watchMemory(c *container) error {
 	if c.id == a.sandboxID {
 		return nil
 	}
-	watch := watchLegacy
+	watch, root := watchLegacy, "/sys/fs/cgroup/memory"
 	if _, err := os.Stat("/sys/fs/cgroup/cgroup.controllers"); err == nil {
-		watch = watchUnified
+		watch, root = watchUnified, "/sys/fs/cgroup"
 	}
-	events, happened, err := watch(c.cgroup)
+	events, happened, err := watch(filepath.Join(root, c.cgroup))
 	if err != nil {
 		return fmt.Errorf("watch the memory of %s: %w", c.id, err)
 	}
 	c.memory = events
-	go func() {
-		for buffer := make([]byte, 4096); ; {
-			if _, err := events.Read(buffer); err != nil {
-				return
-			}
-			if !happened() {
-				continue
-			}
-			select {
-			case a.oom <- c.id:
-			default:
-			}
-		}
-	}()
+	go a.tellOOM(c.id, events, happened)
 	return nil
 }
 
+func (a *Agent) tellOOM(id string, events io.Reader, happened func() bool) {
+	for buffer := make([]byte, 4096); ; {
+		if _, err := events.Read(buffer); err != nil {
+			return
+		}
+		if !happened() {
+			continue
+		}
+		select {
+		case a.oom <- id:
+		default:
+		}
+	}
+}
+
 // watchLegacy watches on cgroup v1. The end of the cgroup is an event, too.
-func watchLegacy(cgroup string) (events *os.File, happened func() bool, err error) {
-	dir := filepath.Join("/sys/fs/cgroup/memory", cgroup)
+func watchLegacy(dir string) (events *os.File, happened func() bool, err error) {
 	control, err := os.Open(filepath.Join(dir, "memory.oom_control"))
 	if err != nil {
 		return nil, nil, err
@@ -86,8 +88,8 @@ func watchLegacy(cgroup string) (events *os.File, happened func() bool, err erro
 }
 
 // watchUnified watches on cgroup v2, whose file changes for other reasons, too.
-func watchUnified(cgroup string) (events *os.File, happened func() bool, err error) {
-	path := filepath.Join("/sys/fs/cgroup", cgroup, "memory.events")
+func watchUnified(dir string) (events *os.File, happened func() bool, err error) {
+	path := filepath.Join(dir, "memory.events")
 	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
 	if err != nil {
 		return nil, nil, err

@@ -2,6 +2,8 @@ package agent
 
 import (
 	"context"
+	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -12,15 +14,7 @@ import (
 // pays for it; one that ends otherwise, or is removed, is not.
 func TestOutOfMemory(t *testing.T) {
 	g := startGuest(t, guestPolicy())
-	if _, err := g.Agent.CreateSandbox(t.Context(), &pb.CreateSandboxRequest{Hostname: "the-pod", SandboxId: sandbox, Storages: []*pb.Storage{{
-		Driver: "ephemeral", Source: "shm", Fstype: "tmpfs", MountPoint: stateDir + "/sandbox/shm", Options: []string{"mode=1777"},
-	}}}); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := g.Agent.CopyFile(t.Context(), &pb.CopyFileRequest{Path: sharedDir + workload + "-hello", FileSize: 6, FileMode: 0o100644, DirMode: 0x800001e8, Data: []byte("hello\n")}); err != nil {
-		t.Fatal(err)
-	}
-	g.create(sandbox, "pause", "/ignored")
+	g.sandbox()
 	g.create(workload, "busybox", "/busybox", "sleep", "1000")
 	if err := g.exec("modest", false, "exit 9"); err != nil {
 		t.Fatal(err)
@@ -45,5 +39,41 @@ func TestOutOfMemory(t *testing.T) {
 	defer cancel()
 	if event, err := g.Agent.GetOOMEvent(ctx, &pb.GetOOMEventRequest{}); err == nil {
 		t.Errorf("%v: nobody ran out of memory again", event)
+	}
+}
+
+// On cgroup v2 the file changes whenever memory is short; only a kill counts,
+// and each kill once.
+func TestOutOfMemoryUnified(t *testing.T) {
+	dir := t.TempDir()
+	write := func(text string) {
+		t.Helper()
+		if err := os.WriteFile(filepath.Join(dir, "memory.events"), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("low 0\nhigh 0\nmax 0\noom 0\noom_kill 0\n")
+	events, happened, err := watchUnified(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := &Agent{oom: make(chan string, oomBacklog)}
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		a.tellOOM("c1", events, happened)
+	}()
+	write("low 0\nhigh 0\nmax 7\noom 1\noom_kill 0\n")
+	write("low 0\nhigh 0\nmax 7\noom 1\noom_kill 1\n")
+	if id := <-a.oom; id != "c1" {
+		t.Errorf("got %q, want c1", id)
+	}
+	write("low 0\nhigh 0\nmax 9\noom 1\noom_kill 1\n")
+	write("low 0\nhigh 0\nmax 9\noom 2\noom_kill 2\n")
+	<-a.oom
+	events.Close()
+	<-ended
+	if len(a.oom) != 0 {
+		t.Errorf("%d events too many", len(a.oom))
 	}
 }

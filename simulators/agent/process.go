@@ -12,7 +12,6 @@ import (
 	"github.com/containerd/go-runc"
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 )
 
 // process is a process of a container: its first one, or one that was execed.
@@ -20,7 +19,9 @@ type process struct {
 	pid int
 	// ready says that all that is here is set; the agent's mu guards it. Until
 	// then nobody but who starts the process may look at it.
-	ready          bool
+	ready bool
+	// reaped says that somebody was told of its end; the agent's mu guards it.
+	reaped         bool
 	stdin          io.WriteCloser // nil with a terminal
 	stdout, stderr *output        // with a terminal there is only stdout, the console's
 	console        console.Console
@@ -72,7 +73,7 @@ func (p *process) write(data []byte) error {
 
 func (p *process) resize(rows, columns uint32) error {
 	if p.console == nil {
-		return status.Error(codes.Unavailable, "no tty")
+		return said(codes.Unavailable, "no tty")
 	}
 	return p.console.Resize(console.WinSize{Height: uint16(rows), Width: uint16(columns)})
 }

@@ -9,9 +9,9 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"syscall"
 
 	"github.com/containerd/go-runc"
-	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -73,7 +73,7 @@ func (a *Agent) CreateSandbox(ctx context.Context, r *pb.CreateSandboxRequest) (
 			}
 		}
 		if len(r.KernelModules) > 0 {
-			return errors.New("load kernel module: this guest has no modules")
+			return noModule(r.KernelModules[0].Name)
 		}
 		if err := a.addStorages(ctx, r.Storages, r.SandboxId); err != nil {
 			return err
@@ -83,6 +83,14 @@ func (a *Agent) CreateSandbox(ctx context.Context, r *pb.CreateSandboxRequest) (
 		}
 		return nil
 	}))
+}
+
+// noModule is the answer of a guest without modprobe.
+func noModule(name string) error {
+	if name == "" {
+		return errors.New("Kernel module name is empty")
+	}
+	return errors.New(ioText(unix.ENOENT))
 }
 
 // DestroySandbox ends the agent, and with it the guest.
@@ -115,7 +123,7 @@ func (a *Agent) StartContainer(ctx context.Context, r *pb.StartContainerRequest)
 		if err := a.watchMemory(c); err != nil {
 			slog.Warn("out of memory will not be noticed", "error", err)
 		}
-		return newRunc().Start(ctx, r.ContainerId)
+		return newRunc(r.ContainerId).Start(ctx, r.ContainerId)
 	}))
 }
 
@@ -133,6 +141,9 @@ func (a *Agent) RemoveContainer(ctx context.Context, r *pb.RemoveContainerReques
 // ExecProcess implements grpc.AgentService.
 func (a *Agent) ExecProcess(ctx context.Context, r *pb.ExecProcessRequest) (*empty, error) {
 	return gate(ctx, a, "ExecProcess", r, plain(func(ctx context.Context, r *pb.ExecProcessRequest) error {
+		if r.Process == nil {
+			return errors.New("Unable to parse process from ExecProcessRequest")
+		}
 		c := a.find(r.ContainerId)
 		if c == nil {
 			return errNoContainer()
@@ -144,6 +155,9 @@ func (a *Agent) ExecProcess(ctx context.Context, r *pb.ExecProcessRequest) (*emp
 // SignalProcess implements grpc.AgentService.
 func (a *Agent) SignalProcess(ctx context.Context, r *pb.SignalProcessRequest) (*empty, error) {
 	return gate(ctx, a, "SignalProcess", r, plain(func(ctx context.Context, r *pb.SignalProcessRequest) error {
+		if r.ExecId == "" && syscall.Signal(r.Signal) == unix.SIGKILL {
+			return a.killAll(ctx, r.ContainerId)
+		}
 		c, p, err := a.process(r.ContainerId, r.ExecId)
 		if err != nil {
 			return err
@@ -164,10 +178,7 @@ func (a *Agent) WaitProcess(ctx context.Context, r *pb.WaitProcessRequest) (*pb.
 		case <-ctx.Done():
 			return nil, internal(ctx.Err())
 		}
-		if p != c.init {
-			a.forget(c, r.ExecId)
-			p.close()
-		}
+		a.reap(c, p, r.ExecId)
 		return &pb.WaitProcessResponse{Status: int32(p.code)}, nil
 	})
 }
@@ -183,8 +194,9 @@ func (a *Agent) readStream(ctx context.Context, method string, r *pb.ReadStreamR
 	if err != nil {
 		return nil, internal(err)
 	}
-	line := a.log.begin(method, "ReadStreamRequest", r)
-	d := a.policy.Eval(ctx, "ReadStreamRequest", policy.Input(r))
+	endpoint := byMethod[method].endpoint
+	line := a.log.begin(method, endpoint, r)
+	d := a.policy.Eval(ctx, endpoint, policy.Input(r))
 	line.end(d, nil)
 	if d.Outcome != policy.Allowed {
 		data = nil
@@ -207,7 +219,7 @@ func (a *Agent) WriteStdin(ctx context.Context, r *pb.WriteStreamRequest) (*pb.W
 	return gate(ctx, a, "WriteStdin", r, func(_ context.Context, r *pb.WriteStreamRequest) (*pb.WriteStreamResponse, error) {
 		_, p, err := a.process(r.ContainerId, r.ExecId)
 		if err != nil {
-			return nil, internal(err)
+			return nil, internal(displayed(err))
 		}
 		if err := p.write(r.Data); err != nil {
 			return nil, internal(err)
@@ -242,11 +254,14 @@ func (a *Agent) TtyWinResize(ctx context.Context, r *pb.TtyWinResizeRequest) (*e
 func (a *Agent) UpdateContainer(ctx context.Context, r *pb.UpdateContainerRequest) (*empty, error) {
 	return gate(ctx, a, "UpdateContainer", r, locked(a, func(ctx context.Context, r *pb.UpdateContainerRequest) error {
 		if a.find(r.ContainerId) == nil {
-			return errNoContainer()
+			return errNoContainerOf()
 		}
-		res := runtimeResources(r.Resources)
+		if r.Resources == nil {
+			return nil
+		}
+		res := a.runtimeResources(r.Resources)
 		res.Devices = nil
-		return newRunc().Update(ctx, r.ContainerId, res)
+		return newRunc(r.ContainerId).Update(ctx, r.ContainerId, res)
 	}))
 }
 
@@ -266,18 +281,9 @@ func (a *Agent) ResumeContainer(ctx context.Context, r *pb.ResumeContainerReques
 
 func (a *Agent) known(id string, f func(*runc.Runc) error) error {
 	if a.find(id) == nil {
-		return errNoContainer()
+		return errNoContainerOf()
 	}
-	return f(newRunc())
-}
-
-// GetGuestDetails implements grpc.AgentService.
-func (a *Agent) GetGuestDetails(ctx context.Context, r *pb.GuestDetailsRequest) (*pb.GuestDetailsResponse, error) {
-	return gate(ctx, a, "GetGuestDetails", r, func(context.Context, *pb.GuestDetailsRequest) (*pb.GuestDetailsResponse, error) {
-		return &pb.GuestDetailsResponse{AgentDetails: &pb.AgentDetails{
-			Version: Version, StorageHandlers: []string{"ephemeral", "local", "image_guest_pull"}, ExtraFeatures: []string{"agent-policy"},
-		}}, nil
-	})
+	return f(newRunc(id))
 }
 
 // SetPolicy replaces the policy if the one in force allows it.
@@ -290,45 +296,6 @@ func (a *Agent) SetPolicy(ctx context.Context, r *pb.SetPolicyRequest) (*empty, 
 	})
 }
 
-// UpdateEphemeralMounts implements grpc.AgentService.
-func (a *Agent) UpdateEphemeralMounts(ctx context.Context, r *pb.UpdateEphemeralMountsRequest) (*empty, error) {
-	return gate(ctx, a, "UpdateEphemeralMounts", r, locked(a, func(ctx context.Context, r *pb.UpdateEphemeralMountsRequest) error {
-		for _, s := range r.Storages {
-			if s.Driver != "ephemeral" {
-				return fmt.Errorf("unsupported storage driver %q", s.Driver)
-			}
-			if err := unix.Mount("", s.MountPoint, "", unix.MS_REMOUNT, strings.Join(s.Options, ",")); err != nil {
-				return fmt.Errorf("remount %s: %w", s.MountPoint, err)
-			}
-		}
-		return nil
-	}))
-}
-
-// GetDiagnosticData implements grpc.AgentService.
-func (a *Agent) GetDiagnosticData(ctx context.Context, r *pb.GetDiagnosticDataRequest) (*pb.GetDiagnosticDataResponse, error) {
-	return gate(ctx, a, "GetDiagnosticData", r, func(_ context.Context, r *pb.GetDiagnosticDataRequest) (*pb.GetDiagnosticDataResponse, error) {
-		if r.LogType != "termination_log" {
-			return nil, status.Errorf(codes.InvalidArgument, "unsupported diagnostic log_type: %s", r.LogType)
-		}
-		c := a.find(r.ContainerId)
-		if c == nil {
-			return nil, errNoContainer()
-		}
-		var spec specs.Spec
-		if err := readJSON(c.bundle+"/config.json", &spec); err != nil {
-			return nil, internal(err)
-		}
-		for _, m := range spec.Mounts {
-			if m.Destination == "/dev/termination-log" {
-				b, err := os.ReadFile(m.Source)
-				return &pb.GetDiagnosticDataResponse{Data: string(b)}, internal(err)
-			}
-		}
-		return &pb.GetDiagnosticDataResponse{}, nil
-	})
-}
-
 // RemoveStaleVirtiofsShareMounts has nothing to remove: this guest shares no file system.
 func (a *Agent) RemoveStaleVirtiofsShareMounts(ctx context.Context, r *pb.RemoveStaleVirtiofsShareMountsRequest) (*empty, error) {
 	return gate(ctx, a, "RemoveStaleVirtiofsShareMounts", r, nothing)
@@ -336,63 +303,3 @@ func (a *Agent) RemoveStaleVirtiofsShareMounts(ctx context.Context, r *pb.Remove
 
 // nothing is the answer where there is nothing to do.
 func nothing[Q any](context.Context, Q) (*empty, error) { return &empty{}, nil }
-
-// lacks is the answer of a guest without what a request is about.
-func lacks[Q, A any](what string) func(context.Context, Q) (A, error) {
-	return func(context.Context, Q) (a A, err error) {
-		return a, status.Error(codes.Internal, "this guest has no "+what)
-	}
-}
-
-// What follows makes no sense without a virtual machine, or is not there yet:
-// it passes the policy and is then answered as a guest without the device does.
-
-func (a *Agent) OnlineCPUMem(ctx context.Context, r *pb.OnlineCPUMemRequest) (*empty, error) {
-	return gate(ctx, a, "OnlineCPUMem", r, nothing)
-}
-
-func (a *Agent) ReseedRandomDev(ctx context.Context, r *pb.ReseedRandomDevRequest) (*empty, error) {
-	return gate(ctx, a, "ReseedRandomDev", r, lacks[*pb.ReseedRandomDevRequest, *empty]("random device of its own"))
-}
-
-func (a *Agent) MemHotplugByProbe(ctx context.Context, r *pb.MemHotplugByProbeRequest) (*empty, error) {
-	return gate(ctx, a, "MemHotplugByProbe", r, lacks[*pb.MemHotplugByProbeRequest, *empty]("memory hotplug"))
-}
-
-func (a *Agent) SetGuestDateTime(ctx context.Context, r *pb.SetGuestDateTimeRequest) (*empty, error) {
-	return gate(ctx, a, "SetGuestDateTime", r, lacks[*pb.SetGuestDateTimeRequest, *empty]("clock of its own"))
-}
-
-func (a *Agent) AddSwap(ctx context.Context, r *pb.AddSwapRequest) (*empty, error) {
-	return gate(ctx, a, "AddSwap", r, lacks[*pb.AddSwapRequest, *empty]("swap device"))
-}
-
-func (a *Agent) AddSwapPath(ctx context.Context, r *pb.AddSwapPathRequest) (*empty, error) {
-	return gate(ctx, a, "AddSwapPath", r, lacks[*pb.AddSwapPathRequest, *empty]("swap device"))
-}
-
-func (a *Agent) MemAgentMemcgSet(ctx context.Context, r *pb.MemAgentMemcgConfig) (*empty, error) {
-	return gate(ctx, a, "MemAgentMemcgSet", r, lacks[*pb.MemAgentMemcgConfig, *empty]("mem-agent"))
-}
-
-func (a *Agent) MemAgentCompactSet(ctx context.Context, r *pb.MemAgentCompactConfig) (*empty, error) {
-	return gate(ctx, a, "MemAgentCompactSet", r, lacks[*pb.MemAgentCompactConfig, *empty]("mem-agent"))
-}
-
-func (a *Agent) GetIPTables(ctx context.Context, r *pb.GetIPTablesRequest) (*pb.GetIPTablesResponse, error) {
-	return gate(ctx, a, "GetIPTables", r, lacks[*pb.GetIPTablesRequest, *pb.GetIPTablesResponse]("iptables"))
-}
-
-func (a *Agent) SetIPTables(ctx context.Context, r *pb.SetIPTablesRequest) (*pb.SetIPTablesResponse, error) {
-	return gate(ctx, a, "SetIPTables", r, lacks[*pb.SetIPTablesRequest, *pb.SetIPTablesResponse]("iptables"))
-}
-
-func (a *Agent) GetVolumeStats(ctx context.Context, r *pb.VolumeStatsRequest) (*pb.VolumeStatsResponse, error) {
-	return gate(ctx, a, "GetVolumeStats", r, lacks[*pb.VolumeStatsRequest, *pb.VolumeStatsResponse]("such volume"))
-}
-
-func (a *Agent) ResizeVolume(ctx context.Context, r *pb.ResizeVolumeRequest) (*empty, error) {
-	return gate(ctx, a, "ResizeVolume", r, func(context.Context, *pb.ResizeVolumeRequest) (*empty, error) {
-		return nil, status.Error(codes.Unimplemented, "")
-	})
-}

@@ -39,8 +39,11 @@ func (a *Agent) runtimeSpec(r *pb.CreateContainerRequest) (*specs.Spec, error) {
 		Linux: &specs.Linux{
 			Sysctl: sysctls, CgroupsPath: filepath.Join(a.cgroupParent, filepath.Clean("/"+o.Linux.CgroupsPath)),
 			MaskedPaths: o.Linux.MaskedPaths, ReadonlyPaths: o.Linux.ReadonlyPaths, RootfsPropagation: o.Linux.RootfsPropagation,
-			Resources: runtimeResources(o.Linux.Resources), Namespaces: a.namespaces(r),
+			Resources: a.runtimeResources(o.Linux.Resources), Namespaces: a.namespaces(r),
 		},
+	}
+	if err := addDevices(s.Linux, o.Linux.Devices); err != nil {
+		return nil, err
 	}
 	for _, m := range o.Mounts {
 		kind := m.Type
@@ -134,32 +137,4 @@ func ownOOMScore() int {
 		return 0
 	}
 	return n
-}
-
-// runtimeResources converts limits. Devices are the agent's own rule: the shim
-// sends none, and a container gets the usual ones, which runc adds.
-func runtimeResources(r *pb.LinuxResources) *specs.LinuxResources {
-	out := &specs.LinuxResources{Devices: []specs.LinuxDeviceCgroup{{Allow: false, Access: "rwm"}}}
-	if m := r.GetMemory(); m != nil && m.Limit > 0 {
-		out.Memory = &specs.LinuxMemory{Limit: &m.Limit}
-		if m.Reservation > 0 {
-			out.Memory.Reservation = &m.Reservation
-		}
-	}
-	if c := r.GetCPU(); c != nil {
-		out.CPU = &specs.LinuxCPU{Cpus: c.Cpus, Mems: c.Mems}
-		if c.Shares > 0 {
-			out.CPU.Shares = &c.Shares
-		}
-		if c.Quota > 0 {
-			out.CPU.Quota = &c.Quota
-		}
-		if c.Period > 0 {
-			out.CPU.Period = &c.Period
-		}
-	}
-	if p := r.GetPids(); p != nil && p.Limit > 0 {
-		out.Pids = &specs.LinuxPids{Limit: &p.Limit}
-	}
-	return out
 }

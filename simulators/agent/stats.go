@@ -16,7 +16,7 @@ func (a *Agent) StatsContainer(ctx context.Context, r *pb.StatsContainerRequest)
 	return gate(ctx, a, "StatsContainer", r, func(context.Context, *pb.StatsContainerRequest) (*pb.StatsContainerResponse, error) {
 		c := a.find(r.ContainerId)
 		if c == nil {
-			return nil, errNoContainer()
+			return nil, errNoContainerOf()
 		}
 		if _, err := os.Stat("/sys/fs/cgroup/cgroup.controllers"); err == nil {
 			return &pb.StatsContainerResponse{CgroupStats: unified("/sys/fs/cgroup" + c.cgroup)}, nil

@@ -52,6 +52,9 @@ func (a *Agent) addStorages(ctx context.Context, r []*pb.Storage, containerID st
 		default:
 			err = fmt.Errorf("failed to find the storage handler %s", s.Driver)
 		}
+		if err == nil && s.Driver != "image_guest_pull" {
+			err = setOwnership(s)
+		}
 		if err != nil {
 			return fmt.Errorf("storage %s at %s: %w", s.Driver, s.MountPoint, err)
 		}
@@ -137,26 +140,9 @@ func (a *Agent) mountEphemeral(s *pb.Storage) error {
 	if err := os.MkdirAll(s.MountPoint, 0o755); err != nil {
 		return err
 	}
-	var flags uintptr
-	var data []string
-	gid := -1
-	for _, o := range s.Options {
-		switch {
-		case o == "noexec":
-			flags |= unix.MS_NOEXEC
-		case o == "nosuid":
-			flags |= unix.MS_NOSUID
-		case o == "nodev":
-			flags |= unix.MS_NODEV
-		case strings.HasPrefix(o, "fsgid="):
-			n, err := strconv.Atoi(o[len("fsgid="):])
-			if err != nil {
-				return fmt.Errorf("option %s: %w", o, err)
-			}
-			gid = n
-		default:
-			data = append(data, o)
-		}
+	flags, data, gid, err := mountOptions(s.Options)
+	if err != nil {
+		return err
 	}
 	if err := unix.Mount("tmpfs", s.MountPoint, "tmpfs", flags, strings.Join(data, ",")); err != nil {
 		return err
@@ -166,6 +152,28 @@ func (a *Agent) mountEphemeral(s *pb.Storage) error {
 		return nil // the mode is what the options say, or the kernel's 1777
 	}
 	return groupOwned(s.MountPoint, gid)
+}
+
+// mountOptions are flags, what the file system is told, and the group of
+// "fsgid=", -1 without.
+func mountOptions(options []string) (flags uintptr, data []string, gid int, err error) {
+	known := map[string]uintptr{"noexec": unix.MS_NOEXEC, "nosuid": unix.MS_NOSUID, "nodev": unix.MS_NODEV, "ro": unix.MS_RDONLY, "rw": 0}
+	gid = -1
+	for _, o := range options {
+		if flag, ok := known[o]; ok {
+			flags |= flag
+			continue
+		}
+		text, ok := strings.CutPrefix(o, "fsgid=")
+		if !ok {
+			data = append(data, o)
+			continue
+		}
+		if gid, err = strconv.Atoi(text); err != nil {
+			return 0, nil, -1, fmt.Errorf("option %s: %w", o, err)
+		}
+	}
+	return flags, data, gid, nil
 }
 
 // groupOwned gives dir to a group, to which then also belongs what is made in
@@ -215,10 +223,17 @@ func (a *Agent) removeStorages(dir string) error {
 		if m != dir && !strings.HasPrefix(m, dir+"/") {
 			return false
 		}
-		if err := unix.Unmount(m, unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
-			errs = append(errs, fmt.Errorf("unmount %s: %w", m, err))
+		if err := unmount(m); err != nil {
+			errs = append(errs, err)
 		}
 		return true
 	})
 	return errors.Join(append(errs, os.RemoveAll(dir))...)
+}
+
+func unmount(path string) error {
+	if err := unix.Unmount(path, unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
+		return fmt.Errorf("unmount %s: %w", path, err)
+	}
+	return nil
 }

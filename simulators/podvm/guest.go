@@ -57,7 +57,11 @@ func (v *vm) launch() (*guest, error) {
 	}
 	defer readyChild.Close()
 	files := []*os.File{0: spec, 1: console, 2: console, stage.ReadyFD: readyChild}
-	if v.netns != "" {
+	flags := uintptr(namespaces)
+	if v.netns == "" {
+		// A machine is not in another's network because nobody gave it one: it has none.
+		flags |= unix.CLONE_NEWNET
+	} else {
 		netns, err := openNetNS(v.netns)
 		if err != nil {
 			return nil, errors.Join(err, ready.Close())
@@ -65,7 +69,7 @@ func (v *vm) launch() (*guest, error) {
 		defer netns.Close()
 		files = append(files, netns)
 	}
-	process, err := v.service.spawner.start("/proc/self/exe", []string{"podvm", stage.Command}, nil, files, namespaces)
+	process, err := v.service.spawner.start("/proc/self/exe", []string{"podvm", stage.Command}, nil, files, flags)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("start the guest: %w", err), ready.Close())
 	}

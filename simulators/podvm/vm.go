@@ -24,7 +24,7 @@ const maxSocketPath = 107
 type vm struct {
 	service *Service
 	id      string
-	netns   string // path of the pod's network namespace; "" is the node's own
+	netns   string // path of the pod's network namespace; "" leaves the guest without a network
 	dir     string // everything of the VM's that is not a log
 	logs    string
 

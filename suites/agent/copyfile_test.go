@@ -12,7 +12,7 @@ import (
 	pb "github.com/coco-e2e/coco-e2e/framework/agentapi/agentpb"
 )
 
-// directory and link ask for what is no regular file.
+// directoryRequest and linkRequest ask for what is no regular file.
 func directoryRequest(name string) *pb.CopyFileRequest {
 	return &pb.CopyFileRequest{Path: sharedDir + name, FileMode: 0o040755, DirMode: 0o750}
 }
@@ -47,7 +47,7 @@ var _ = Describe("CopyFile", func() {
 	const base = `"dir_mode": 488, "uid": 0, "gid": 0`
 	DescribeTable("shows the policy what it is about, not the data", func(ctx SpecContext, request *pb.CopyFileRequest, input string) {
 		input = "{" + fmt.Sprintf(`"path": "%s", `, request.Path) + base + ", " + input + "}"
-		t := fresh(ctx, on(rules("false", "CopyFileRequest")+"CopyFileRequest if input == "+input+"\n"))
+		t := shared(ctx, on(rules("false", "CopyFileRequest")+"CopyFileRequest if input == "+input+"\n"))
 		other := fileRequest("other", "text")
 		_, err := t.Agent.CopyFile(ctx, other)
 		Expect(err).To(beBlocked("CopyFileRequest"))
@@ -60,7 +60,7 @@ var _ = Describe("CopyFile", func() {
 	)
 
 	It("asks for each piece of a file, which is there when it is whole", func(ctx SpecContext) {
-		t := fresh(ctx, except(rules("false", "CopyFileRequest")+"CopyFileRequest if input.offset == 0\n", "CopyFileRequest"))
+		t := shared(ctx, except(rules("false", "CopyFileRequest")+"CopyFileRequest if input.offset == 0\n", "CopyFileRequest"))
 		name := newID()
 		first, second := chunks(name, "first second")
 		_, err := t.Agent.CopyFile(ctx, first)
@@ -76,7 +76,7 @@ var _ = Describe("CopyFile", func() {
 	}, SpecTimeout(specTimeout))
 
 	It("refuses a link whose target is no text before the policy is asked", func(ctx SpecContext) {
-		t := fresh(ctx, except(rules("false", "CopyFileRequest"), "CopyFileRequest"))
+		t := shared(ctx, except(rules("false", "CopyFileRequest"), "CopyFileRequest"))
 		_, err := t.Agent.CopyFile(ctx, linkRequest(newID(), "\xff\xfe"))
 		Expect(err).To(haveCode(codes.Internal))
 		_, err = t.Agent.CopyFile(ctx, linkRequest(newID(), "text"))
@@ -87,7 +87,7 @@ var _ = Describe("CopyFile", func() {
 	}, SpecTimeout(specTimeout))
 
 	DescribeTable("writes nowhere else, whatever the policy says", func(ctx SpecContext, path string) {
-		t := fresh(ctx, allowAll())
+		t := shared(ctx, allowAll())
 		r := fileRequest(newID(), "text")
 		_, err := t.Agent.CopyFile(ctx, r)
 		Expect(err).NotTo(HaveOccurred())

@@ -48,10 +48,13 @@ func ask[Q any, A proto.Message](rpc func(service, context.Context, Q) (A, error
 var _ = Describe("Every endpoint", func() {
 	for _, r := range slices.Concat(lifecycle, guestWide, devices) {
 		It(r.rpc+" asks "+r.endpoint, func(ctx SpecContext) {
-			if r.lone != "" {
+			s := &scene{}
+			if r.lone == "" {
+				s.target = shared(ctx, allowAll())
+			} else {
 				needsLone(r.lone)
+				s.target = fresh(ctx, allowAll())
 			}
-			s := &scene{target: fresh(ctx, allowAll())}
 			if r.prepare != nil {
 				r.prepare(ctx, s)
 			}
@@ -85,7 +88,7 @@ var _ = Describe("Every endpoint", func() {
 	// means the end.
 	for rpc, script := range map[string]string{"ReadStdout": "echo first; read x; echo second", "ReadStderr": "echo first >&2; read x; echo second >&2"} {
 		It(rpc+" asks ReadStreamRequest and answers without data when refused", func(ctx SpecContext) {
-			t := fresh(ctx, allowAll())
+			t := shared(ctx, allowAll())
 			c := t.idle(ctx)
 			e := t.exec(ctx, c, "/bin/sh", "-c", script)
 			read := t.Agent.ReadStdout

@@ -26,6 +26,7 @@ const (
 	messageLimit = 4 << 20
 	typeRequest  = 1
 	typeResponse = 2
+	typeData     = 3
 )
 
 // extent says whether a message comes to its end.
@@ -138,6 +139,13 @@ var _ = Describe("A message that", func() {
 		entry("text that is not UTF-8", whole, func() []byte { return request("grpc.AgentService", "StartContainer", []byte{0x0a, 2, 0xff, 0xfe}) }),
 		entry("an unknown service", whole, func() []byte { return request("grpc.NoService", "Check", nil) }),
 		entry("an unknown method", whole, func() []byte { return request("grpc.AgentService", "Check", nil) }),
+		entry("a stream of the kind that only servers open", whole, func() []byte {
+			m := request("grpc.Health", "Check", nil)
+			binary.BigEndian.PutUint32(m[4:], 2)
+			return m
+		}),
+		entry("an answer that nobody asked for", beginning, func() []byte { return frame(0, 1, typeResponse, nil) }),
+		entry("data of a stream that nobody opened", beginning, func() []byte { return frame(4, 7, typeData, noise(4)) }),
 		entry("no service", whole, func() []byte { return request("", "", nil) }),
 		entry("a method that is a path", whole, func() []byte { return request("grpc.AgentService", "../Health/Check", nil) }),
 		entry("a service of the guest's own components", whole, func() []byte { return request("api.GetResourceService", "GetResource", nil) }),

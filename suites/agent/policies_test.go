@@ -1,6 +1,9 @@
 package agent_test
 
-import "strings"
+import (
+	"slices"
+	"strings"
+)
 
 // endpoints are the names that a policy knows requests by (Kata 4.1: each is
 // the name of the request's message, which is not always the RPC's).
@@ -32,18 +35,9 @@ func allowAll() string { return header + rules("true", endpoints...) }
 func except(more string, but ...string) string {
 	text := header
 	for _, e := range endpoints {
-		if !contains(but, e) {
+		if !slices.Contains(but, e) {
 			text += rules("true", e)
 		}
 	}
 	return text + more
-}
-
-func contains(list []string, s string) bool {
-	for _, x := range list {
-		if x == s {
-			return true
-		}
-	}
-	return false
 }

@@ -24,7 +24,7 @@ func (t *target) details(ctx context.Context) error {
 // What a policy's text means (Kata src/agent/policy/src/policy.rs).
 var _ = Describe("A policy", func() {
 	It("that lacks the rule is an internal error", func(ctx SpecContext) {
-		t := fresh(ctx, on(rules("true", "ListRoutesRequest")))
+		t := shared(ctx, on(rules("true", "ListRoutesRequest")))
 		Expect(t.details(ctx)).To(beUndefined("GuestDetailsRequest"))
 		t.setPolicy(ctx, on(rules("true", "GuestDetailsRequest")))
 		Expect(t.details(ctx)).To(Succeed())
@@ -38,7 +38,7 @@ var _ = Describe("A policy", func() {
 
 	It("whose rules contradict each other is an internal error", func(ctx SpecContext) {
 		const one, other = "GuestDetailsRequest := true if input.mem_block_size\n", "GuestDetailsRequest := false if input.mem_block_size\n"
-		t := fresh(ctx, on(one+other))
+		t := shared(ctx, on(one+other))
 		Expect(t.details(ctx)).To(say(codes.Internal, `"GuestDetailsRequest: internal error `))
 		t.setPolicy(ctx, on(one))
 		Expect(t.details(ctx)).To(Succeed())
@@ -47,7 +47,7 @@ var _ = Describe("A policy", func() {
 	}, SpecTimeout(specTimeout))
 
 	DescribeTable("whose rule is", func(ctx SpecContext, value string, want OmegaMatcher) {
-		t := fresh(ctx, on("GuestDetailsRequest := "+value+"\n"))
+		t := shared(ctx, on("GuestDetailsRequest := "+value+"\n"))
 		Expect(t.details(ctx)).To(want)
 	},
 		entry("true: allowed", "true", Succeed()),
@@ -70,7 +70,7 @@ var _ = Describe("A policy", func() {
 			"GuestDetailsRequest if {\n" +
 			"print(\"size\", input.mem_block_size, [1, \"a\"], \"a \\\"quoted\\\" word\")\n" +
 			"input.mem_hotplug_probe\n}\n"
-		t := fresh(ctx, text)
+		t := shared(ctx, text)
 		Expect(t.details(ctx)).To(beBlocked("GuestDetailsRequest", `agent_policy:5: size true [1, \"a\"] a \"quoted\" word`))
 		_, err := t.Agent.GetGuestDetails(ctx, &pb.GuestDetailsRequest{MemBlockSize: true, MemHotplugProbe: true})
 		Expect(err).NotTo(HaveOccurred())
@@ -85,7 +85,7 @@ var _ = Describe("A policy", func() {
 				"ApparmorProfile": "", "OOMScoreAdj": -998, "SelinuxLabel": ""
 			}
 		}`
-		t := fresh(ctx, on(rules("false", "ExecProcessRequest")+"ExecProcessRequest if input == "+input+"\n"))
+		t := shared(ctx, on(rules("false", "ExecProcessRequest")+"ExecProcessRequest if input == "+input+"\n"))
 		request := &pb.ExecProcessRequest{ContainerId: "none", ExecId: "e-1", Process: &pb.Process{
 			User: &pb.User{UID: 1000, AdditionalGids: []uint32{0, 10}}, Args: []string{"test1"}, Env: []string{"PATH=/bin"}, Cwd: "/", OOMScoreAdj: -998,
 		}}
@@ -123,7 +123,7 @@ GuestDetailsRequest := {"allowed": false, "ops": [{"op": "add", "path": "/pstate
 
 var _ = Describe("A policy's state", func() {
 	It("is kept from request to request, and lost with the policy", func(ctx SpecContext) {
-		t := fresh(ctx, on(once))
+		t := shared(ctx, on(once))
 		Expect(t.details(ctx)).To(Succeed())
 		for range 3 {
 			Expect(t.details(ctx)).To(beBlocked("GuestDetailsRequest"))
@@ -134,7 +134,7 @@ var _ = Describe("A policy's state", func() {
 	}, SpecTimeout(specTimeout))
 
 	It("is one for all endpoints and all connections", func(ctx SpecContext) {
-		t := fresh(ctx, on(once+rules("false", "GetMetricsRequest")+"GetMetricsRequest if data.pstate.asked\n"))
+		t := shared(ctx, on(once+rules("false", "GetMetricsRequest")+"GetMetricsRequest if data.pstate.asked\n"))
 		other := t.dial(ctx)
 		_, err := other.Agent.GetMetrics(ctx, &pb.GetMetricsRequest{})
 		Expect(err).To(beBlocked("GetMetricsRequest"))
@@ -144,7 +144,7 @@ var _ = Describe("A policy's state", func() {
 	}, SpecTimeout(specTimeout))
 
 	It("is not changed by a refused request", func(ctx SpecContext) {
-		t := fresh(ctx, on(once+rules("false", "GetMetricsRequest", "ListRoutesRequest")+
+		t := shared(ctx, on(once+rules("false", "GetMetricsRequest", "ListRoutesRequest")+
 			"GetMetricsRequest if not data.pstate.refused\nListRoutesRequest if data.pstate.asked\n"))
 		Expect(t.details(ctx)).To(Succeed())
 		Expect(t.details(ctx)).To(beBlocked("GuestDetailsRequest"))
@@ -155,7 +155,7 @@ var _ = Describe("A policy's state", func() {
 	}, SpecTimeout(specTimeout))
 
 	It("that an operation does not fit is an internal error, and stays as it was", func(ctx SpecContext) {
-		t := fresh(ctx, on(`GuestDetailsRequest := {"allowed": true, "ops": [
+		t := shared(ctx, on(`GuestDetailsRequest := {"allowed": true, "ops": [
 	{"op": "add", "path": "/pstate/half", "value": true}, {"op": "remove", "path": "/pstate/absent"}]}
 `+rules("false", "GetMetricsRequest")+"GetMetricsRequest if not data.pstate.half\n"))
 		Expect(t.details(ctx)).To(say(codes.Internal, "GuestDetailsRequest: internal error "))

@@ -29,7 +29,7 @@ func (t *target) write(ctx context.Context, container, exec, text string) {
 // What the agent does once the policy has let it (Kata src/agent/src/rpc.rs).
 var _ = Describe("A process", func() {
 	It("ends with its exit code, or 128 and the signal", func(ctx SpecContext) {
-		t := fresh(ctx, allowAll())
+		t := shared(ctx, allowAll())
 		c := t.idle(ctx)
 		for _, code := range []int32{0, 1, 42, 127, 128, 255} {
 			Expect(t.wait(ctx, c, t.exec(ctx, c, "/bin/sh", "-c", fmt.Sprint("exit ", code)))).To(Equal(code))
@@ -42,7 +42,7 @@ var _ = Describe("A process", func() {
 	}, SpecTimeout(specTimeout))
 
 	It("that is a container's first and does not handle SIGTERM is killed by it", func(ctx SpecContext) {
-		t := fresh(ctx, allowAll())
+		t := shared(ctx, allowAll())
 		c := t.idle(ctx)
 		// Until it is the program that was asked for, it is the runtime, which handles all signals.
 		Eventually(ctx, func() string { return t.output(ctx, c, "cat /proc/1/comm") }).Should(Equal("sleep\n"))
@@ -51,7 +51,7 @@ var _ = Describe("A process", func() {
 	}, SpecTimeout(specTimeout))
 
 	It("that is a container's first and handles SIGTERM gets it", func(ctx SpecContext) {
-		t := fresh(ctx, allowAll())
+		t := shared(ctx, allowAll())
 		c := t.create(ctx, "/bin/sh", "-c", "trap 'exit 7' TERM; echo ready; while :; do read x; done")
 		t.start(ctx, c)
 		r, err := t.Agent.ReadStdout(ctx, &pb.ReadStreamRequest{ContainerId: c, ExecId: c, Len: 100})
@@ -62,7 +62,7 @@ var _ = Describe("A process", func() {
 	}, SpecTimeout(specTimeout))
 
 	It("is killed with all of its container by a SIGKILL that names none", func(ctx SpecContext) {
-		t := fresh(ctx, allowAll())
+		t := shared(ctx, allowAll())
 		c := t.idle(ctx)
 		e := t.exec(ctx, c, "/bin/cat")
 		t.signal(ctx, c, "", 9)
@@ -71,7 +71,7 @@ var _ = Describe("A process", func() {
 	}, SpecTimeout(specTimeout))
 
 	It("that several wait for tells each of them its code", func(ctx SpecContext) {
-		t := fresh(ctx, allowAll())
+		t := shared(ctx, allowAll())
 		c := t.idle(ctx)
 		e := t.exec(ctx, c, "/bin/sh", "-c", "read x; exit 5")
 		const waiters = 3
@@ -92,7 +92,7 @@ var _ = Describe("A process", func() {
 	}, SpecTimeout(specTimeout))
 
 	It("finds the end of its input when that is closed, or when no data is written", func(ctx SpecContext) {
-		t := fresh(ctx, allowAll())
+		t := shared(ctx, allowAll())
 		c := t.idle(ctx)
 		for _, end := range []func(exec string) error{
 			func(exec string) error {
@@ -113,7 +113,7 @@ var _ = Describe("A process", func() {
 	}, SpecTimeout(specTimeout))
 
 	It("has its output read in pieces, also after its end", func(ctx SpecContext) {
-		t := fresh(ctx, allowAll())
+		t := shared(ctx, allowAll())
 		c := t.idle(ctx)
 		e := t.exec(ctx, c, "/bin/sh", "-c", "echo -n abcdefgh; echo -n 12345 >&2")
 		r, err := t.Agent.ReadStdout(ctx, &pb.ReadStreamRequest{ContainerId: c, ExecId: e, Len: 3})
@@ -125,8 +125,25 @@ var _ = Describe("A process", func() {
 		Expect(string(r.Data)).To(Equal("12345"))
 	}, SpecTimeout(specTimeout))
 
-	It("with a terminal knows the size of its window", func(ctx SpecContext) {
+	It("that takes more memory than its container has is killed, and the host is told", func(ctx SpecContext) {
 		t := fresh(ctx, allowAll())
+		w := t.witness(ctx)
+		id := newID()
+		// The script doubles a text until it does not fit any more.
+		r := containerRequest(id, t.image, "/bin/sh", "-c", "read x; a=0123456789abcdef; while :; do a=$a$a; done")
+		r.OCI.Linux.Resources.Memory = &pb.LinuxMemory{Limit: 32 << 20, Swap: 32 << 20}
+		t.createAs(ctx, r)
+		t.start(ctx, id)
+		t.write(ctx, id, id, "\n")
+		event, err := t.Agent.GetOOMEvent(ctx, &pb.GetOOMEventRequest{})
+		Expect(err).NotTo(HaveOccurred())
+		Expect(event.ContainerId).To(Equal(id))
+		Expect(t.wait(ctx, id, id)).To(BeEquivalentTo(128 + 9))
+		w.testify(ctx)
+	}, SpecTimeout(specTimeout))
+
+	It("with a terminal knows the size of its window", func(ctx SpecContext) {
+		t := shared(ctx, allowAll())
 		c := t.idle(ctx)
 		r := execRequest(c, "/bin/sh", "-c", "read x; stty size")
 		r.Process.Terminal = true
@@ -140,7 +157,7 @@ var _ = Describe("A process", func() {
 	}, SpecTimeout(specTimeout))
 
 	It("that cannot be started is an error of the request", func(ctx SpecContext) {
-		t := fresh(ctx, allowAll())
+		t := shared(ctx, allowAll())
 		w := t.witness(ctx)
 		_, err := t.Agent.ExecProcess(ctx, execRequest(w.container, "/bin/no-such-program"))
 		Expect(err).To(haveCode(codes.Internal))
@@ -150,7 +167,7 @@ var _ = Describe("A process", func() {
 
 var _ = Describe("A sandbox", func() {
 	It("gives the guest its name", func(ctx SpecContext) {
-		t := fresh(ctx, allowAll())
+		t := shared(ctx, allowAll())
 		c := t.idle(ctx)
 		Expect(t.output(ctx, c, "hostname")).To(Equal("lone\n"))
 	}, SpecTimeout(specTimeout))

@@ -3,6 +3,7 @@ package agent_test
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 
 	. "github.com/onsi/ginkgo/v2"
@@ -21,10 +22,6 @@ import (
 
 // recordedImage is what the recorded pod ran; here ShellImage takes its place.
 const recordedImage = "registry.local/busybox:1"
-
-// waits are the methods whose answer comes when something happens: a shim goes
-// on meanwhile.
-var waits = map[string]bool{"GetOOMEvent": true, "WaitProcess": true, "ReadStdout": true, "ReadStderr": true}
 
 var _ = Describe("a recorded pod", func() {
 	// Nothing in the guest may depend on the simulator's shim: these are the
@@ -90,8 +87,8 @@ type sent struct {
 	done    chan struct{}
 }
 
-// send sends one request, and waits for its answer unless a shim goes on
-// without it too.
+// send sends one request, when all those are answered that were when the shim
+// sent it.
 func (r *replay) send(ctx context.Context, q recording.Request) {
 	GinkgoHelper()
 	in, out := messages(q)
@@ -102,23 +99,22 @@ func (r *replay) send(ctx context.Context, q recording.Request) {
 		}
 	}
 	c := &sent{Request: q, process: processOf(in), out: out, done: make(chan struct{})}
-	if q.Method == "SignalProcess" {
-		// A pod is deleted when nobody works in it any more.
-		exec := r.processOf("ExecProcess")
-		for _, earlier := range r.calls {
-			if earlier.process == exec {
-				r.wait(ctx, earlier)
-			}
+	// The shim waited for some answers and not for others: none is asked earlier than it was.
+	for _, earlier := range r.calls {
+		if slices.Contains(q.Answered, earlier.Seq) {
+			r.wait(ctx, earlier)
 		}
+	}
+	if q.Method == "SignalProcess" && r.processOf("SignalProcess") == "" {
+		// The pod was deleted long after it had started. Before that, its first
+		// process is the runtime, for which a signal means something else.
+		Eventually(ctx, func() string { return r.output(ctx, c.process, "cat /proc/1/comm") }).ShouldNot(HavePrefix("runc"))
 	}
 	r.calls = append(r.calls, c)
 	go func() {
 		defer close(c.done)
 		c.err = r.Call(ctx, q.Service, q.Method, in, out)
 	}()
-	if !waits[q.Method] {
-		r.wait(ctx, c)
-	}
 }
 
 func (r *replay) wait(ctx context.Context, c *sent) {

@@ -9,6 +9,8 @@ import (
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
+	"github.com/onsi/gomega/format"
+	"google.golang.org/grpc/status"
 
 	"github.com/coco-e2e/coco-e2e/framework/guest"
 )
@@ -39,10 +41,18 @@ func TestAgent(t *testing.T) {
 	if givenAddress == "" && os.Getuid() != 0 {
 		t.Skip("SKIPPED, nothing was tested: a guest needs namespaces, mounts and cgroups; run as root or set AGENT_ADDRESS")
 	}
+	// A status is told by its text, not by all of protobuf's insides.
+	format.RegisterCustomFormatter(func(value any) (string, bool) {
+		if err, ok := value.(interface {
+			error
+			GRPCStatus() *status.Status
+		}); ok {
+			return err.Error(), true
+		}
+		return "", false
+	})
 	RegisterFailHandler(Fail)
-	suite, reporter := GinkgoConfiguration()
-	suite.Timeout = 10 * time.Minute
-	RunSpecs(t, "agent", suite, reporter)
+	RunSpecs(t, "agent")
 }
 
 var _ = SynchronizedBeforeSuite(func(ctx SpecContext) []byte {

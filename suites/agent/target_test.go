@@ -32,21 +32,56 @@ type target struct {
 	image   string
 	// sandbox is the id of the sandbox, once there is one.
 	sandbox string
+	// standing says that other specs have the guest too.
+	standing bool
 }
 
-// fresh returns a guest of the spec's own under the policy: one that is started
-// for it, with the policy in its init-data, or the given one with its policy set.
-func fresh(ctx context.Context, policy string) *target {
+// standing is the guest that specs have one after the other: the given one, or
+// one that is started for the first that asks.
+var standing struct {
+	*guest.Guest // of a given guest, nil
+	sandbox      string
+}
+
+// shared returns the standing guest under the policy, which allows everything
+// again after the spec.
+func shared(ctx context.Context, policy string) *target {
 	GinkgoHelper()
+	t := &target{address: givenAddress, image: givenImage}
 	if givenAddress == "" {
-		return freshWith(ctx, document(policy))
+		if standing.Guest == nil || !alive(ctx, standing.Address) {
+			g, err := host.Start(ctx, document(allowAll()))
+			Expect(err).NotTo(HaveOccurred())
+			standing.Guest, standing.sandbox = g, "" // ends with the host
+		}
+		t.address, t.image = standing.Address, guest.ShellImage
+		DeferCleanup(evidence, standing.Guest)
 	}
-	t := &target{address: givenAddress, image: givenImage, sandbox: givenSandbox}
+	t.standing, t.sandbox = true, standing.sandbox
 	t.Client = t.dial(ctx)
-	// The spec before this one left a policy that lets itself be replaced, or nothing can go on.
 	t.setPolicy(ctx, policy)
 	DeferCleanup(func(ctx SpecContext) { t.setPolicy(ctx, allowAll()) })
 	return t
+}
+
+func alive(ctx context.Context, address string) bool {
+	c, err := agentapi.Dial(ctx, address)
+	if err != nil {
+		return false
+	}
+	defer c.Close()
+	_, err = c.Agent.SetPolicy(ctx, &pb.SetPolicyRequest{Policy: allowAll()})
+	return err == nil
+}
+
+// fresh returns a guest of the spec's own under the policy, which is in its
+// init-data; or the given one, there being no other, with its policy set.
+func fresh(ctx context.Context, policy string) *target {
+	GinkgoHelper()
+	if givenAddress != "" {
+		return shared(ctx, policy)
+	}
+	return freshWith(ctx, document(policy))
 }
 
 // freshWith starts a guest with the init-data.
@@ -113,11 +148,8 @@ func (t *target) expectHealthy(ctx context.Context) {
 	Expect(r.Status).To(Equal(pb.HealthCheckResponse_SERVING))
 }
 
-// givenSandbox is the one that specs share at a given guest: making another wipes it.
-var givenSandbox string
-
 // createSandbox makes the pod's sandbox with its container, as a shim begins,
-// if there is none.
+// if there is none: another would wipe the first.
 func (t *target) createSandbox(ctx context.Context) {
 	GinkgoHelper()
 	if t.image == "" {
@@ -130,8 +162,8 @@ func (t *target) createSandbox(ctx context.Context) {
 	_, err := t.Agent.CreateSandbox(ctx, sandboxRequest(id))
 	Expect(err).NotTo(HaveOccurred())
 	t.sandbox = id
-	if givenAddress != "" {
-		givenSandbox = id
+	if t.standing {
+		standing.sandbox = id
 	}
 	_, err = t.Agent.CreateContainer(ctx, containerRequest(id, "pause", "/pause"))
 	Expect(err).NotTo(HaveOccurred())
@@ -194,12 +226,12 @@ func (t *target) create(ctx context.Context, args ...string) string {
 	return id
 }
 
-// createAs makes a container as requested. A given guest is rid of it after the spec.
+// createAs makes a container as requested. A guest that goes on is rid of it after the spec.
 func (t *target) createAs(ctx context.Context, r *pb.CreateContainerRequest) {
 	GinkgoHelper()
 	_, err := t.Agent.CreateContainer(ctx, r)
 	Expect(err).NotTo(HaveOccurred())
-	if givenAddress != "" {
+	if t.standing {
 		DeferCleanup(func(ctx SpecContext) {
 			t.setPolicy(ctx, allowAll())
 			_, _ = t.Agent.RemoveContainer(ctx, &pb.RemoveContainerRequest{ContainerId: r.ContainerId}) // the spec may have done so

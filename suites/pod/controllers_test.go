@@ -80,7 +80,7 @@ var _ = Describe("controllers", Label("pod"), func() {
 		ns := bed.Namespace(ctx, "deployment")
 		deployments := bed.Pods.Kube.AppsV1().Deployments(ns)
 		replicas := int32(2)
-		d, err := deployments.Create(ctx, &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Name: "web"}, Spec: appsv1.DeploymentSpec{
+		_, err := deployments.Create(ctx, &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Name: "web"}, Spec: appsv1.DeploymentSpec{
 			Replicas: &replicas, Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": "web"}},
 			Template: template("web", server, func(p *corev1.Pod) {
 				p.Spec.Containers[0].ReadinessProbe = probe(httpGet("/"))
@@ -99,7 +99,7 @@ var _ = Describe("controllers", Label("pod"), func() {
 		left := deployed(ctx, ns)
 		Expect(left).To(HaveLen(1))
 		By("updating")
-		d, err = deployments.Get(ctx, "web", metav1.GetOptions{})
+		d, err := deployments.Get(ctx, "web", metav1.GetOptions{})
 		Expect(err).NotTo(HaveOccurred())
 		d.Spec.Template.Spec.Containers[0].Env[0].Value = "2"
 		_, err = deployments.Update(ctx, d, metav1.UpdateOptions{})

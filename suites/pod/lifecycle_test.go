@@ -12,6 +12,8 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/coco-e2e/coco-e2e/framework/suite"
 )
 
 func limits(cpu, memory string) func(*corev1.Pod) {
@@ -96,27 +98,45 @@ var _ = Describe("containers of a pod", Label("pod"), func() {
 
 	It("an ephemeral container joins a running pod, as kubectl debug has it", SpecTimeout(limit), func(ctx SpecContext) {
 		ns := running(ctx, "debug", server)
-		p := bed.Ready(ctx, ns, "debug")
-		p.Spec.EphemeralContainers = []corev1.EphemeralContainer{{EphemeralContainerCommon: corev1.EphemeralContainerCommon{
-			Name: "debugger", Image: bed.Nginx, Command: []string{"sh", "-c", "curl -s http://127.0.0.1/; exec sleep infinity"},
-		}}}
-		_, err := bed.Pods.Kube.CoreV1().Pods(ns).UpdateEphemeralContainers(ctx, "debug", p, metav1.UpdateOptions{})
-		Expect(err).NotTo(HaveOccurred())
-		bed.WaitPod(ctx, ns, "debug", "debugged", func(p *corev1.Pod) (bool, error) {
-			s := p.Status.EphemeralContainerStatuses
-			if len(s) == 1 && s[0].State.Terminated != nil {
-				return false, fmt.Errorf("the debugger ended: %+v", s[0].State.Terminated)
-			}
-			return len(s) == 1 && s[0].State.Running != nil, nil
-		})
+		debug(ctx, ns, "debug", corev1.EphemeralContainer{EphemeralContainerCommon: corev1.EphemeralContainerCommon{
+			Name: "debugger", Command: []string{"sh", "-c", "curl -s http://127.0.0.1/; exec sleep infinity"},
+		}})
 		Eventually(ctx, func() string { return logs(ctx, ns, "debug", corev1.PodLogOptions{Container: "debugger"}) }).
 			WithPolling(100 * time.Millisecond).Should(ContainSubstring("Welcome to nginx"))
-		r, err := bed.Pods.Exec(ctx, ns, "debug", "debugger", "cat", "/proc/1/cmdline")
+		r, err := bed.Pods.Exec(ctx, ns, "debug", "debugger", "sh", "-c", "cat /proc/[0-9]*/cmdline | tr '\\000' ' '")
 		Expect(err).NotTo(HaveOccurred())
-		Expect(r.Stdout).To(HavePrefix("sleep"))
+		Expect(r.Stdout).To(And(ContainSubstring("sleep infinity"), Not(ContainSubstring("nginx: "))))
+		By("with a target it joins the sandbox's processes, not the target's: Kata knows no other namespace (kata_agent.go, handlePidNamespace)")
+		debug(ctx, ns, "debug", corev1.EphemeralContainer{TargetContainerName: suite.Container, EphemeralContainerCommon: corev1.EphemeralContainerCommon{
+			Name: "targeted", Command: []string{"sleep", "infinity"},
+		}})
+		r, err = bed.Pods.Exec(ctx, ns, "debug", "targeted", "sh", "-c", "cat /proc/[0-9]*/cmdline | tr '\\000' ' '")
+		Expect(err).NotTo(HaveOccurred())
+		Expect(r.Stdout).To(And(HavePrefix("/pause"), ContainSubstring("sleep infinity"), Not(ContainSubstring("nginx: "))))
 		Expect(bed.Ready(ctx, ns, "debug").Status.ContainerStatuses[0].RestartCount).To(BeZero())
 	})
 })
+
+// debug adds an ephemeral container to a pod and waits until it runs.
+func debug(ctx context.Context, ns, name string, c corev1.EphemeralContainer) {
+	GinkgoHelper()
+	c.Image = bed.Nginx
+	p := bed.Ready(ctx, ns, name)
+	p.Spec.EphemeralContainers = append(p.Spec.EphemeralContainers, c)
+	_, err := bed.Pods.Kube.CoreV1().Pods(ns).UpdateEphemeralContainers(ctx, name, p, metav1.UpdateOptions{})
+	Expect(err).NotTo(HaveOccurred())
+	bed.WaitPod(ctx, ns, name, "debugged by "+c.Name, func(p *corev1.Pod) (bool, error) {
+		for _, s := range p.Status.EphemeralContainerStatuses {
+			if s.Name == c.Name && s.State.Terminated != nil {
+				return false, fmt.Errorf("the debugger ended: %+v", s.State.Terminated)
+			}
+			if s.Name == c.Name && s.State.Running != nil {
+				return true, nil
+			}
+		}
+		return false, nil
+	})
+}
 
 var _ = Describe("the end of a container", Label("pod"), func() {
 	DescribeTable("is followed by what the restart policy says", func(ctx SpecContext, policy corev1.RestartPolicy, code int32, want corev1.PodPhase) {

@@ -7,7 +7,11 @@
 package pod_test
 
 import (
+	"context"
 	"testing"
+
+	. "github.com/onsi/ginkgo/v2"
+	"k8s.io/apimachinery/pkg/util/runtime"
 
 	"github.com/coco-e2e/coco-e2e/framework/suite"
 )
@@ -15,4 +19,10 @@ import (
 // bed is what this process's specs run against.
 var bed = suite.Testbed()
 
-func TestPod(t *testing.T) { suite.Run(t, "pod") }
+func TestPod(t *testing.T) {
+	// What client-go says of connections that specs cut is the specs' own.
+	runtime.ErrorHandlers = []runtime.ErrorHandler{func(_ context.Context, err error, message string, _ ...any) {
+		GinkgoWriter.Println("client-go:", message, err)
+	}}
+	suite.Run(t, "pod")
+}

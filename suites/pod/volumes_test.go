@@ -258,6 +258,9 @@ var _ = Describe("volumes that the kubelet writes", Label("pod"), func() {
 		becomesInTime(ctx, ns, "p", "cat /etc/settings/changed /etc/settings/added; echo; cat /etc/key/key", "newfresh\nsecond")
 		Expect(shell(ctx, ns, "p", "cat /etc/one")).To(Equal("old"), "Kubernetes does not update subPaths")
 
+		// Nothing is removed from the guest, but the link leads to the new version, which has no such key.
+		Expect(fails(ctx, ns, "p", "cat /etc/settings/dropped")).To(ContainSubstring("No such file"))
+
 		By("the container is still the one that it was")
 		now := bed.Ready(ctx, ns, "p")
 		Expect(now.Status.ContainerStatuses[0].ContainerID).To(Equal(p.Status.ContainerStatuses[0].ContainerID))

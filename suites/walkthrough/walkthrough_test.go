@@ -288,6 +288,31 @@ var _ = Describe("the article's walkthrough", Ordered, Label("walkthrough"), fun
 		It("control: and is released again", func(ctx SpecContext) {
 			released(ctx, name)
 		}, NodeTimeout(suite.DefaultSpecTimeout))
+
+		It("is bound to the pod, not to its node: on every node released to the pod, refused to the changed one", Label("nodes"), func(ctx SpecContext) {
+			nodes, err := bed.Pods.Kube.CoreV1().Nodes().List(ctx, metav1.ListOptions{})
+			Expect(err).NotTo(HaveOccurred())
+			if len(nodes.Items) < 2 {
+				Skip("the cluster has one node: NODES=3 gives it three")
+			}
+			for i, n := range nodes.Items {
+				right, changed := fmt.Sprintf("right-%d", i), fmt.Sprintf("changed-%d", i)
+				for name, document := range map[string][]byte{right: raw, changed: oneByteChanged(raw)} {
+					p := confidentialPod(ns, name, bed.Nginx, annotated(document))
+					p.Spec.NodeSelector = map[string]string{corev1.LabelHostname: n.Labels[corev1.LabelHostname]}
+					p.Spec.Tolerations = []corev1.Toleration{{Operator: corev1.TolerationOpExists}}
+					bed.Create(ctx, p)
+				}
+			}
+			for i, n := range nodes.Items {
+				right, changed := fmt.Sprintf("right-%d", i), fmt.Sprintf("changed-%d", i)
+				Expect(bed.Ready(ctx, ns, right).Spec.NodeName).To(Equal(n.Name))
+				Expect(bed.Ready(ctx, ns, changed).Spec.NodeName).To(Equal(n.Name))
+				By("on node " + n.Name)
+				released(ctx, right)
+				refused(ctx, changed)
+			}
+		}, NodeTimeout(suite.DefaultSpecTimeout))
 	})
 })
 

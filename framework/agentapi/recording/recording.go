@@ -13,6 +13,7 @@ import (
 	_ "embed"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 
 	"google.golang.org/protobuf/encoding/protojson"
@@ -31,6 +32,9 @@ type Request struct {
 	// JSON is the message with every field under its proto name, bytes in
 	// base64, unset messages null.
 	JSON json.RawMessage
+	// Answered are the numbers of the requests that had been answered when the
+	// shim sent this one: it may have waited for any of them.
+	Answered []int
 }
 
 // removed stands for content that is not in the recording.
@@ -40,6 +44,7 @@ const removed = "<removed>"
 // which whoami was run once, and which was deleted.
 func SimplePod() ([]Request, error) {
 	var requests []Request
+	var answered []int
 	lines := bufio.NewScanner(bytes.NewReader(simplePod))
 	lines.Buffer(nil, 1<<20)
 	for lines.Scan() {
@@ -52,6 +57,9 @@ func SimplePod() ([]Request, error) {
 		if err := json.Unmarshal(lines.Bytes(), &line); err != nil {
 			return nil, fmt.Errorf("recording: %w", err)
 		}
+		if line.Kind == "resp" {
+			answered = append(answered, line.Seq)
+		}
 		if line.Kind != "req" {
 			continue
 		}
@@ -59,7 +67,7 @@ func SimplePod() ([]Request, error) {
 		if !ok {
 			return nil, fmt.Errorf("recording: request %d has the method %q", line.Seq, line.Method)
 		}
-		requests = append(requests, Request{Seq: line.Seq, Service: service, Method: method, JSON: line.Req})
+		requests = append(requests, Request{Seq: line.Seq, Service: service, Method: method, JSON: line.Req, Answered: slices.Clone(answered)})
 	}
 	return requests, lines.Err()
 }

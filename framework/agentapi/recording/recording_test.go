@@ -1,6 +1,7 @@
 package recording
 
 import (
+	"slices"
 	"testing"
 
 	"github.com/coco-e2e/coco-e2e/framework/agentapi/agentpb"
@@ -41,4 +42,25 @@ func TestInto(t *testing.T) {
 	if err := r.Into(&copied); err == nil {
 		t.Error("a field that the message lacks is taken")
 	}
+}
+
+func TestAnswered(t *testing.T) {
+	requests, err := SimplePod()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range requests {
+		// The first wait for the container, when its output had ended; that for
+		// the sandbox, sent long before, ends when the sandbox does.
+		if r.Seq != 64 {
+			continue
+		}
+		for seq, want := range map[int]bool{26: true, 27: true, 63: true, 10: false, 64: false} {
+			if slices.Contains(r.Answered, seq) != want {
+				t.Errorf("request %d was answered: %t, want %t", seq, !want, want)
+			}
+		}
+		return
+	}
+	t.Error("no request 64")
 }

@@ -78,15 +78,20 @@ func (b *Builder) Build(ctx context.Context) (*Image, error) {
 	if err != nil {
 		return nil, fmt.Errorf("node image: %w", err)
 	}
-	dir := filepath.Join(b.Cache, key)
+	if err := os.MkdirAll(b.Cache, 0o755); err != nil {
+		return nil, err
+	}
+	// runc takes no root that is behind a symbolic link.
+	cache, err := filepath.EvalSymlinks(b.Cache)
+	if err != nil {
+		return nil, err
+	}
+	dir := filepath.Join(cache, key)
 	img := &Image{Rootfs: filepath.Join(dir, "rootfs"), Bin: filepath.Join(dir, "bin"), Key: key}
 	if _, err := os.Stat(filepath.Join(dir, "complete")); err == nil {
 		return img, nil
 	}
-	if err := os.MkdirAll(b.Cache, 0o755); err != nil {
-		return nil, err
-	}
-	unlock, err := lock(filepath.Join(b.Cache, "lock"))
+	unlock, err := lock(filepath.Join(cache, "lock"))
 	if err != nil {
 		return nil, err
 	}

@@ -101,7 +101,11 @@ func compileSuites(o testbed.Options, names []string) ([]string, error) {
 		if !slices.Contains(all, name) {
 			return nil, fmt.Errorf("no suite on a cluster is called %q: SUITES takes any of %s, with commas between", name, strings.Join(all, ", "))
 		}
-		binaries, args = append(binaries, filepath.Join(dir, name+".test")), append(args, "./suites/"+name)
+		binary, err := inOwnDirectory(dir, name+".test", name)
+		if err != nil {
+			return nil, err
+		}
+		binaries, args = append(binaries, binary), append(args, "./suites/"+name)
 	}
 	return binaries, o.Progress.Do("suites: compiling", func() error {
 		if out, err := command(o.Root, "go", args...).CombinedOutput(); err != nil {
@@ -109,6 +113,21 @@ func compileSuites(o testbed.Options, names []string) ([]string, error) {
 		}
 		return nil
 	})
+}
+
+// inOwnDirectory makes dir/name/file another path of dir/file, and returns it.
+// Ginkgo calls the report of a suite, before it joins them, by the directory of
+// its binary alone: of two suites in one directory the second overwrites the
+// first one's.
+func inOwnDirectory(dir, file, name string) (string, error) {
+	path := filepath.Join(dir, name, file)
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return "", err
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return "", err
+	}
+	return path, os.Symlink(filepath.Join("..", file), path)
 }
 
 // runSuites brings up a testbed, runs the suite and then, when it passed,

@@ -37,3 +37,22 @@ func TestCountSpecs(t *testing.T) {
 		t.Error("no report was counted")
 	}
 }
+
+// Two suites' binaries are in two directories, and made again they stay there.
+func TestInOwnDirectory(t *testing.T) {
+	dir := t.TempDir()
+	for range 2 {
+		for _, name := range []string{"one", "two"} {
+			if err := os.WriteFile(filepath.Join(dir, name+".test"), []byte(name), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			path, err := inOwnDirectory(dir, name+".test", name)
+			if err != nil || path != filepath.Join(dir, name, name+".test") {
+				t.Fatalf("%s, %v", path, err)
+			}
+			if got, err := os.ReadFile(path); err != nil || string(got) != name {
+				t.Errorf("%s is %q, %v", path, got, err)
+			}
+		}
+	}
+}

@@ -82,9 +82,7 @@ func (s *Sandbox) CreateContainer(ctx context.Context, options ContainerOptions)
 	s.mu.Lock()
 	s.containers = append(s.containers, c)
 	s.mu.Unlock()
-	for _, watch := range watches {
-		go c.keepCopied(watch)
-	}
+	go s.keepCopied(watches)
 	return c, nil
 }
 

@@ -71,6 +71,7 @@ type Sandbox struct {
 
 	mu         sync.Mutex
 	containers []*Container // in order of creation; the sandbox container first
+	watcher    *watcher     // of the volumes; nil while there is none to watch
 
 	created  bool // the agent knows the sandbox
 	stopOnce sync.Once

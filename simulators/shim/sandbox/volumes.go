@@ -31,6 +31,9 @@ var updatedPlugins = []string{
 // the storages, memory-backed ones first (Kata virtcontainers: container.go mountSharedDirMounts, kata_agent.go
 // handleShm, handleEphemeralStorage, handleLocalStorage).
 func (c *Container) volumes(ctx context.Context) (storages []*agentpb.Storage, watches []watch, err error) {
+	if err := c.refuseBlockDevices(); err != nil {
+		return nil, nil, err
+	}
 	var ephemeral, local []*agentpb.Storage
 	mounts := c.options.Spec.Mounts
 	for i := range mounts {
@@ -60,6 +63,22 @@ func (c *Container) volumes(ctx context.Context) (storages []*agentpb.Storage, w
 		}
 	}
 	return append(ephemeral, local...), watches, nil
+}
+
+// refuseBlockDevices refuses volumes of mode Block: they would have to be plugged into the VM, and a remote hypervisor
+// has no call for that. Kata's shim goes on as if they had been (virtcontainers/remote.go HotplugAddDevice), with a
+// container that fails later or lacks them; here that is an error at once.
+func (c *Container) refuseBlockDevices() error {
+	if c.options.Spec.Linux == nil {
+		return nil
+	}
+	for _, device := range c.options.Spec.Linux.Devices {
+		if device.Type == "b" {
+			return fmt.Errorf("block device %s of container %s: a remote hypervisor cannot add devices to a VM; use a volume of mode Filesystem",
+				device.Path, c.options.ID)
+		}
+	}
+	return nil
 }
 
 // belongsToHost says whether a path only means something on the node: kernel file systems and devices. Such a mount

@@ -102,6 +102,20 @@ func TestCopiedVolumes(t *testing.T) {
 	}
 }
 
+func TestBlockDevices(t *testing.T) {
+	for kind, refused := range map[string]bool{"b": true, "c": false} {
+		c, vm := container(t)
+		c.options.Spec.Linux = &specs.Linux{Devices: []specs.LinuxDevice{{Path: "/dev/xvda", Type: kind, Major: 202}}}
+		_, _, err := c.volumes(t.Context())
+		if (err != nil) != refused || refused && !strings.Contains(err.Error(), "block device /dev/xvda of container c: ") {
+			t.Errorf("type %s: got %v, want refused %t", kind, err, refused)
+		}
+		if n := len(vm.Calls()); n > 0 {
+			t.Errorf("type %s: %d calls to the agent", kind, n)
+		}
+	}
+}
+
 func TestEmptyDir(t *testing.T) {
 	source := filepath.Join(t.TempDir(), "volumes/kubernetes.io~empty-dir/scratch")
 	if err := os.MkdirAll(source, 0o777); err != nil {
@@ -165,11 +179,10 @@ func TestUpdatedVolume(t *testing.T) {
 	if err != nil || len(watches) != 1 {
 		t.Fatalf("%v, watches %v", err, watches)
 	}
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		c.keepCopied(watches[0])
-	}()
+	// Another container of the pod has the same volume.
+	second := watches[0]
+	second.guest = guestSharedDir + "/second-0123456789abcdef-cm"
+	go c.sandbox.keepCopied([]watch{watches[0], second})
 	write(t, filepath.Join(source, "..2/key"), []byte("newer"), 0o644)
 	link("..2", "..data_tmp")
 	if err := os.Rename(filepath.Join(source, "..data_tmp"), filepath.Join(source, "..data")); err != nil {
@@ -180,7 +193,8 @@ func TestUpdatedVolume(t *testing.T) {
 	defer cancel()
 	for ticker := time.NewTicker(5 * time.Millisecond); ; <-ticker.C {
 		got := copies(vm)
-		if slices.Contains(got, "cm/..2/key 100644 0+5/5") && slices.Contains(got, "cm/..data 120777 0+3/0") && slices.Contains(got, "cm/other 120777 0+12/0") {
+		news := strings.Contains(strings.Join(got, "\n"), "/second-0123456789abcdef-cm/other 120777 0+12/0")
+		if slices.Contains(got, "cm/..2/key 100644 0+5/5") && slices.Contains(got, "cm/..data 120777 0+3/0") && slices.Contains(got, "cm/other 120777 0+12/0") && news {
 			break
 		}
 		if ctx.Err() != nil {
@@ -188,7 +202,6 @@ func TestUpdatedVolume(t *testing.T) {
 		}
 	}
 	close(c.sandbox.stopped)
-	<-ended
 }
 
 func TestUpdatedVolumeKinds(t *testing.T) {

@@ -72,8 +72,8 @@ func TestInitDataErrors(t *testing.T) {
 		"no algorithm":  {initData, packed(t, "version = \"0.1.0\"\n"), `init-data field algorithm is "": use one of ["sha256" "sha384" "sha512"]`},
 		"SHA-256":       {initData, packed(t, "algorithm = \"SHA-256\"\n"), `init-data field algorithm is "SHA-256": use one of ["sha256" "sha384" "sha512"]`},
 		"empty":         {initData, packed(t, ""), `init-data field algorithm is "": use one of ["sha256" "sha384" "sha512"]`},
-		"brackets":      {initData, packed(t, "x = "+strings.Repeat("[", 4_000_000)), "parsing initdata annotation failed: line 1: tables, arrays or dotted keys lie more than 32 deep; init-data is a flat [data] table of strings" + remedy + "make the document flatter"},
-		"bomb":          {initData, packed(t, strings.Repeat("\n", 64<<20)), "uncompressing initdata with gzip error: init-data is longer than 4128768 bytes" + remedy + "make the document smaller"},
+		"brackets":      {initData, packed(t, "x = "+strings.Repeat("[", 1_000_000)), "parsing initdata annotation failed: line 1: tables, arrays or dotted keys lie more than 32 deep; init-data is a flat [data] table of strings" + remedy + "make the document flatter"},
+		"bomb":          {initData, packed(t, strings.Repeat("\n", 5<<20)), "uncompressing initdata with gzip error: init-data is longer than 4128768 bytes" + remedy + "make the document smaller"},
 		"no guest pull": {"io.katacontainers.config.runtime.experimental_force_guest_pull", "false", "images can only be pulled in the guest: set [runtime] experimental_force_guest_pull in the shim's configuration, or annotation io.katacontainers.config.runtime.experimental_force_guest_pull, to true"},
 	} {
 		t.Run(name, func(t *testing.T) {
