@@ -51,3 +51,25 @@ func TestAzureSNPOfMicrosoftAndAMD(t *testing.T) {
 		t.Errorf("as TDX: %v", err)
 	}
 }
+
+// The same machine's report in the form of plain snp evidence: putting it together from the JSON gives the bytes that AMD
+// signed, and only the report data that the paravisor asked for fits.
+func TestSNPDocumentOfAMD(t *testing.T) {
+	azure, err := ParseAzSNP(fixture(t, "az-snp-vtpm-v2.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw := asJSON(t, snpDocument(azure.hcl.hardware, azure.vcek))
+	digest := azure.hcl.digest()
+	claims, err := Verify(KindSNP, raw, digest[:], at(2026))
+	if err != nil || claims.TestRoot || claims.SNP.Version != 3 || claims.SNP.Product != "Milan" || claims.SNP.TCB.Microcode != 219 {
+		t.Errorf("%+v, %v", claims, err)
+	}
+	if _, err := Verify(KindSNP, raw, digest[1:], at(2026)); !errors.Is(err, ErrReportData) {
+		t.Errorf("other report data: %v", err)
+	}
+	changed := strings.Replace(string(raw), `"guest_svn":12`, `"guest_svn":13`, 1)
+	if _, err := Verify(KindSNP, []byte(changed), digest[:], at(2026)); !errors.Is(err, ErrReportSignature) {
+		t.Errorf("another guest SVN: %v", err)
+	}
+}
