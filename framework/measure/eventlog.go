@@ -73,7 +73,7 @@ func ParseEventLog(raw []byte) (*EventLog, error) {
 		return nil, &EventLogError{0, fmt.Sprintf("%d bytes, limit %d", len(raw), maxEventLog)}
 	}
 	r := &logReader{raw: raw}
-	if bytes.HasPrefix(after(raw, 32), []byte("Spec ID Event")) {
+	if r.atHeader() {
 		r.header()
 	}
 	log := &EventLog{}
@@ -86,13 +86,6 @@ func ParseEventLog(raw []byte) (*EventLog, error) {
 		return nil, r.err
 	}
 	return log, nil
-}
-
-func after(raw []byte, offset int) []byte {
-	if len(raw) < offset {
-		return nil
-	}
-	return raw[offset:]
 }
 
 // logReader takes little-endian fields, and remembers the first that was not there.
@@ -143,16 +136,18 @@ func (r *logReader) atPadding() bool {
 	return (pad == 0xff || pad == 0) && bytes.Count(rest, []byte{pad}) == len(rest)
 }
 
-// header takes the first record, which alone is a TCG_PCClientPCREvent.
+// atHeader says whether a log begins with a header: a record with a digest of zeros where events have a count.
+func (r *logReader) atHeader() bool {
+	return len(r.raw) >= 32 && binary.LittleEndian.Uint32(r.raw[4:]) == EventNoAction && bytes.Equal(r.raw[8:28], make([]byte, 20))
+}
+
+// header takes the first record, which alone is a TCG_PCClientPCREvent. Its signature is TCG's or, in the header that
+// guest-components puts before attestation-agent's events where there is no CC event log, zeros (attester/src/utils.rs).
 func (r *logReader) header() {
-	r.take("header: register", 4)
-	if kind := r.uint32("header: type"); kind != EventNoAction {
-		r.fail(fmt.Sprintf("header: type %#x, want EV_NO_ACTION", kind))
-	}
-	r.take("header: digest", 20)
+	r.take("header: register, type, digest", 28)
 	size := r.uint32("header: size")
 	body := r.take("header: Spec ID event", size)
-	if r.err == nil && !bytes.HasPrefix(body, []byte(specSignature)) {
+	if r.err == nil && !bytes.HasPrefix(body, []byte(specSignature)) && !bytes.HasPrefix(body, make([]byte, len(specSignature))) {
 		r.fail("header: not a Spec ID Event03, so not a crypto-agile log")
 	}
 }

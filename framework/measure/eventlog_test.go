@@ -226,6 +226,12 @@ func TestParseEventLogRefuses(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
+	// As guest-components sends attestation-agent's log where there is no CC event log: its own header, the events, an end flag.
+	sent := append(fromHex(t, "00000000030000000000000000000000000000000000000000000000290000000000000000000000000000000000000000000000000000"+
+		"00030000000b0020000c00300012002000"+"00"), append(bytes.Clone(good), bytes.Repeat([]byte{0xff}, 8)...)...)
+	if log, err := ParseEventLog(sent); err != nil || len(log.Events) != 1 || log.Events[0].Register != 17 {
+		t.Errorf("guest-components' header: %+v, %v", log, err)
+	}
 }
 
 func FuzzParseEventLog(f *testing.F) {
