@@ -166,7 +166,7 @@ func (a *Azure) parseHardware(document *object, names azureFields, read func(*ob
 // for exactly this report data (ErrNonce); the hardware report was made for this HCL report (ErrHCLBinding), and
 // from version 2 on the HCL report for this report data (ErrUserData); the hardware report is genuine (ErrChain,
 // ErrReportSignature or ErrQEReport, ErrTCB), of the paravisor (ErrVMPL) of a guest that the host cannot debug (ErrDebug);
-// PCR 8 holds the expected init-data (ErrInitData). In versions 0 and 1, nothing but the quote is fresh.
+// PCR 8 holds the expected init-data (ErrInitData); the expected event log fits (ErrEventLog). In versions 0 and 1, nothing but the quote is fresh.
 func (a *Azure) Verify(reportData []byte, options Options) (*Claims, error) {
 	if len(reportData) == 0 {
 		return nil, fmt.Errorf("%w: no report data is expected, but kind %s cannot be verified without", ErrNonce, a.Kind)
@@ -187,7 +187,7 @@ func (a *Azure) Verify(reportData []byte, options Options) (*Claims, error) {
 		}
 	}
 	claims := &Claims{
-		Kind: a.Kind, PCRs: a.PCRs, AK: a.hcl.ak,
+		Kind: a.Kind, EventLog: options.EventLog, PCRs: a.PCRs, AK: a.hcl.ak,
 		InitData: hex.EncodeToString(a.PCRs[measure.InitDataPCR][:]), ReportData: hex.EncodeToString(reportData),
 	}
 	var err error
@@ -200,6 +200,9 @@ func (a *Azure) Verify(reportData []byte, options Options) (*Claims, error) {
 		return nil, err
 	}
 	if err := checkPCR8(&a.PCRs, options.InitDataDigest); err != nil {
+		return nil, err
+	}
+	if err := checkEvents(&a.PCRs, options.EventLog); err != nil {
 		return nil, err
 	}
 	return claims, nil

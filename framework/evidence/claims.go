@@ -1,11 +1,14 @@
 package evidence
 
 import (
+	"crypto"
 	"crypto/rsa"
 	"encoding/base64"
 	"encoding/hex"
 	"fmt"
 	"strconv"
+
+	"github.com/coco-e2e/coco-e2e/framework/measure"
 )
 
 // Claims are what verified evidence says.
@@ -27,6 +30,8 @@ type Claims struct {
 	SNP *SNPClaims
 	// TDX is the TDX quote, nil if there is none.
 	TDX *TDXClaims
+	// EventLog led to the quoted PCRs; nil if none was expected. TDX's is in TDX.
+	EventLog *measure.EventLog
 	// SVN is the security version of sample evidence.
 	SVN string
 }
@@ -59,6 +64,9 @@ func (c *Claims) Map() map[string]any {
 		// Trustee's sample verifier answers with these constants.
 		claims["svn"], claims["launch_digest"], claims["debug"] = c.SVN, "abcde", false
 		claims["platform_version"] = map[string]any{"major": 1, "minor": 4}
+	}
+	if c.EventLog != nil {
+		claims["uefi_event_logs"] = eventClaims(c.EventLog, crypto.SHA256)
 	}
 	return claims
 }

@@ -10,6 +10,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"github.com/coco-e2e/coco-e2e/framework/measure"
 )
 
 // Kinds of evidence, in Trustee's words.
@@ -114,6 +116,9 @@ type Options struct {
 	InitDataDigest []byte
 	// Roots are test roots to trust beside the vendors'. Claims say when evidence led to one.
 	Roots Roots
+	// EventLog, when not nil, is a log that must lead to the quoted registers (ErrEventLog): for tpm and az-* to the PCRs that it has
+	// events of and to EventPCR; for tdx to all RTMRs. Evidence of snp and sample has no such registers, which is an error.
+	EventLog *measure.EventLog
 	// AllowDebug accepts guests that their host may debug; the claims tell.
 	AllowDebug bool
 	// Now is the time at which certificates must be valid; nil is time.Now.

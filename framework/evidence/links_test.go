@@ -295,3 +295,52 @@ func TestTestRootsAreNotVendors(t *testing.T) {
 		expect(t, kind, document, report, Options{Roots: vendors().roots()}, nil, "")
 	}
 }
+
+// From Turin on, a TCB version has another layout and one more level, and certificates have chip ids of 8 bytes (AMD
+// documents 56860 and 57230).
+func TestTurin(t *testing.T) {
+	v := vendors()
+	id := bytesOf(0x33, 8)
+	raw := goodReport(nil, nil)
+	copy(raw[0x188:], []byte{0x1a, 0x02, 1})
+	copy(raw[0x180:], []byte{7, 4, 1, 24, 0, 0, 0, 219})
+	copy(raw[0x1a0:], pad(id, 64))
+	signReport(t, raw, v.vcek.key)
+	report, err := parseSNPReport("report", raw, snpVersionOld)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		fmc  int
+		id   []byte
+		want string
+	}{
+		"right": {7, id, ""}, "other FMC": {6, id, "fmc: report has 7, certificate 6"}, "other chip": {7, bytesOf(1, 8), "chip_id"},
+	} {
+		fmc := vcekExtensions(nil, 0, 0, 0, 0)[1]
+		fmc.Id = append(append([]int{}, fmc.Id[:len(fmc.Id)-1]...), 9)
+		fmc.Value = []byte{2, 1, byte(c.fmc)}
+		vcek := issue(t, "TURIN VCEK", v.vcek.key, v.ask, false, append(vcekExtensions(c.id, 4, 1, 24, 219), fmc)...)
+		claims, _, err := report.verify(vcek.cert, testOptions(t))
+		if c.want == "" {
+			if err != nil || claims.TCB != (SNPTCB{Bootloader: 4, TEE: 1, SNP: 24, Microcode: 219, FMC: 7}) {
+				t.Errorf("%s: %+v, %v", name, claims, err)
+			}
+		} else if !errors.Is(err, ErrTCB) || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v, want …%s…", name, err, c.want)
+		}
+	}
+}
+
+// A VLEK belongs to a cloud, so that its certificate names no chip.
+func TestVLEK(t *testing.T) {
+	v := vendors()
+	raw := goodReport(fromHex(t, reportData), nil)
+	raw[0x48] = 1 << 2
+	signReport(t, raw, v.vcek.key)
+	vlek := issue(t, "TEST VLEK", v.vcek.key, v.ask, false, vcekExtensions(chipID, 4, 0, 24, 219)[1:]...)
+	document := snpDocument(raw, vlek.cert)
+	document["cert_chain"].([]any)[0].(map[string]any)["cert_type"] = "VLEK"
+	expect(t, KindSNP, document, fromHex(t, reportData), Options{Roots: v.roots()}, nil, "")
+	expect(t, KindSNP, document, fromHex(t, reportData), Options{}, ErrChain, "SEV-VLEK-Milan")
+}

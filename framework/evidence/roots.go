@@ -107,24 +107,47 @@ type amdCandidate struct {
 	root         *x509.Certificate
 }
 
-// amdCandidates are all chains for keys of the kind: through the ASVK for a VLEK, else through the ASK.
-func amdCandidates(vlek bool, roots Roots) []amdCandidate {
+// amdBundle is a file of AMD's key distribution service: the ASK or, for VLEKs, the ASVK, then the ARK.
+type amdBundle struct {
+	line string
+	vlek bool
+	pem  []byte
+}
+
+// amdBundles are those that go-sev-guest embeds.
+var amdBundles = []amdBundle{
+	{"Milan", false, trust.AskArkMilanVcekBytes},
+	{"Milan", true, trust.AskArkMilanVlekBytes},
+	{"Genoa", false, trust.AskArkGenoaVcekBytes},
+	{"Genoa", true, trust.AskArkGenoaVlekBytes},
+	{"Turin", false, trust.AskArkTurinVcekBytes},
+	{"Turin", true, trust.AskArkTurinVlekBytes},
+}
+
+// amdCandidates are all chains for keys of the kind: a test root's ASK stands for an ASVK as well.
+func amdCandidates(vlek bool, roots Roots) ([]amdCandidate, error) {
 	var candidates []amdCandidate
-	for _, line := range []string{"Milan", "Genoa", "Turin"} {
-		vendor, ok := trust.DefaultRootCerts[line]
-		if !ok {
+	for _, bundle := range amdBundles {
+		if bundle.vlek != vlek {
 			continue
 		}
-		intermediate := vendor.ProductCerts.Ask
-		if vlek {
-			intermediate = vendor.ProductCerts.Asvk
+		intermediate, rest := pem.Decode(bundle.pem)
+		root, _ := pem.Decode(rest)
+		if intermediate == nil || root == nil {
+			return nil, fmt.Errorf("built-in chain for %s is not PEM", bundle.line)
 		}
-		if intermediate != nil && vendor.ProductCerts.Ark != nil {
-			candidates = append(candidates, amdCandidate{line, intermediate, vendor.ProductCerts.Ark})
+		candidate := amdCandidate{line: bundle.line}
+		var err error
+		if candidate.intermediate, err = x509.ParseCertificate(intermediate.Bytes); err != nil {
+			return nil, fmt.Errorf("built-in chain for %s: %w", bundle.line, err)
 		}
+		if candidate.root, err = x509.ParseCertificate(root.Bytes); err != nil {
+			return nil, fmt.Errorf("built-in chain for %s: %w", bundle.line, err)
+		}
+		candidates = append(candidates, candidate)
 	}
 	for _, test := range roots.AMD {
 		candidates = append(candidates, amdCandidate{"", test.ASK, test.ARK})
 	}
-	return candidates
+	return candidates, nil
 }

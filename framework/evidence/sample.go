@@ -38,6 +38,9 @@ func (s *Sample) Verify(reportData []byte, options Options) (*Claims, error) {
 	if options.InitDataDigest != nil {
 		return nil, fmt.Errorf("%w: kind %s binds none", ErrInitData, KindSample)
 	}
+	if options.EventLog != nil {
+		return nil, fmt.Errorf("%w: kind %s has no registers that events are measured into", ErrEventLog, KindSample)
+	}
 	return &Claims{
 		Kind: KindSample, TestRoot: true, SVN: s.SVN,
 		ReportData: base64.StdEncoding.EncodeToString(s.ReportData),

@@ -231,6 +231,9 @@ func (s *SNP) Verify(reportData []byte, options Options) (*Claims, error) {
 	if err := s.report.checkHostData(options.InitDataDigest); err != nil {
 		return nil, err
 	}
+	if options.EventLog != nil {
+		return nil, fmt.Errorf("%w: kind %s has no registers that events are measured into", ErrEventLog, KindSNP)
+	}
 	return &Claims{
 		Kind: KindSNP, TestRoot: test, SNP: snp,
 		InitData:   hex.EncodeToString(snp.HostData[:]),

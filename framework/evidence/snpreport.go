@@ -127,7 +127,11 @@ func (r *snpReport) verify(key *x509.Certificate, options Options) (claims *SNPC
 func (r *snpReport) verifyChain(key *x509.Certificate, options Options) (*amdCandidate, error) {
 	line := r.product()
 	var failures []error
-	for _, candidate := range amdCandidates(r.vlek, options.Roots) {
+	candidates, err := amdCandidates(r.vlek, options.Roots)
+	if err != nil {
+		return nil, err
+	}
+	for _, candidate := range candidates {
 		if candidate.line != "" && line != "" && candidate.line != line {
 			continue // Milan's root does not vouch for Genoa's processors
 		}
@@ -136,6 +140,9 @@ func (r *snpReport) verifyChain(key *x509.Certificate, options Options) (*amdCan
 			return &candidate, nil
 		}
 		failures = append(failures, fmt.Errorf("through %q: %w", candidate.intermediate.Subject.CommonName, err))
+	}
+	if failures == nil {
+		failures = []error{errors.New("no root is known for it")}
 	}
 	return nil, fmt.Errorf("%w: certificate of %q, processor %q: %w", ErrChain, key.Subject.CommonName, line, errors.Join(failures...))
 }

@@ -62,11 +62,10 @@ func (t *TDX) Verify(reportData []byte, options Options) (*Claims, error) {
 			return nil, fmt.Errorf("%w: MRCONFIGID is %x, expected %x", ErrInitData, tdx.MRConfigID, expected)
 		}
 	}
-	if t.EventLog != nil {
-		if err := t.EventLog.Compare(crypto.SHA384, nil, tdx.ccRegisters()); err != nil {
-			return nil, fmt.Errorf("%w: %w", ErrEventLog, err)
+	for _, log := range []*measure.EventLog{t.EventLog, options.EventLog} {
+		if err := tdx.checkEvents(log); err != nil {
+			return nil, err
 		}
-		tdx.EventLog = t.EventLog
 	}
 	return &Claims{
 		Kind: KindTDX, TestRoot: test, TDX: tdx,
@@ -133,12 +132,12 @@ func (t *TDXClaims) add(claims map[string]any) {
 		"key_locker": t.attribute(31), "perfmon": t.attribute(63),
 	}
 	if t.EventLog != nil {
-		claims["uefi_event_logs"] = eventClaims(t.EventLog)
+		claims["uefi_event_logs"] = eventClaims(t.EventLog, crypto.SHA384)
 	}
 }
 
 // eventClaims are a log's events as Trustee lists them, without the details that it decodes for some types.
-func eventClaims(log *measure.EventLog) []any {
+func eventClaims(log *measure.EventLog, bank crypto.Hash) []any {
 	list := make([]any, 0, len(log.Events))
 	for i := range log.Events {
 		event := &log.Events[i]
@@ -151,8 +150,8 @@ func eventClaims(log *measure.EventLog) []any {
 		}
 		list = append(list, map[string]any{
 			"index": event.Register, "type_name": measure.EventTypeName(event.Type), "details": details,
-			"event": base64.StdEncoding.EncodeToString(event.Data), "digest_matches_event": event.DigestMatchesData(crypto.SHA384),
-			"digests": []any{map[string]any{"alg": "SHA-384", "digest": hex.EncodeToString(event.Digest(crypto.SHA384))}},
+			"event": base64.StdEncoding.EncodeToString(event.Data), "digest_matches_event": event.DigestMatchesData(bank),
+			"digests": []any{map[string]any{"alg": bank.String(), "digest": hex.EncodeToString(event.Digest(bank))}},
 		})
 	}
 	return list

@@ -128,8 +128,11 @@ func (t *TPM) Verify(reportData []byte, options Options) (*Claims, error) {
 	if err := checkPCR8(&t.PCRs, options.InitDataDigest); err != nil {
 		return nil, err
 	}
+	if err := checkEvents(&t.PCRs, options.EventLog); err != nil {
+		return nil, err
+	}
 	return &Claims{
-		Kind: KindTPM, PCRs: t.PCRs, AK: t.AK, AKPublic: t.AKPublic,
+		Kind: KindTPM, EventLog: options.EventLog, PCRs: t.PCRs, AK: t.AK, AKPublic: t.AKPublic,
 		InitData:   hex.EncodeToString(t.PCRs[measure.InitDataPCR][:]),
 		ReportData: hex.EncodeToString(nonce),
 	}, nil

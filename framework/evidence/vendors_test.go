@@ -118,3 +118,25 @@ func TestTDXOfIntel(t *testing.T) {
 		})
 	}
 }
+
+// AMD's chains are whole: each root signed itself and its intermediate, and they are of the line that they stand for.
+func TestBuiltInRootsOfAMD(t *testing.T) {
+	for _, vlek := range []bool{false, true} {
+		candidates, err := amdCandidates(vlek, Roots{})
+		if err != nil || len(candidates) != 3 {
+			t.Fatalf("%v, %v", candidates, err)
+		}
+		for _, c := range candidates {
+			want := "SEV-" + c.line
+			if vlek {
+				want = "SEV-VLEK-" + c.line
+			}
+			if c.root.Subject.CommonName != "ARK-"+c.line || c.intermediate.Subject.CommonName != want {
+				t.Errorf("%s: %s, %s", c.line, c.root.Subject, c.intermediate.Subject)
+			}
+			if err := errors.Join(c.root.CheckSignatureFrom(c.root), c.intermediate.CheckSignatureFrom(c.root)); err != nil {
+				t.Errorf("%s: %v", c.line, err)
+			}
+		}
+	}
+}

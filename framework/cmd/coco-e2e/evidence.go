@@ -20,6 +20,7 @@ import (
 
 	"github.com/coco-e2e/coco-e2e/framework/evidence"
 	"github.com/coco-e2e/coco-e2e/framework/initdata"
+	"github.com/coco-e2e/coco-e2e/framework/measure"
 )
 
 func evidenceCommand() *cobra.Command {
@@ -33,8 +34,8 @@ func evidenceCommand() *cobra.Command {
 
 // evidenceFlags are what a user demands of evidence.
 type evidenceFlags struct {
-	kind, reportData, initData, trustedAK, testRoots, output string
-	allowDebug                                               bool
+	kind, reportData, initData, trustedAK, testRoots, eventLog, output string
+	allowDebug                                                         bool
 }
 
 func (f *evidenceFlags) common(command *cobra.Command) *cobra.Command {
@@ -56,6 +57,8 @@ func evidenceVerifyCommand() *cobra.Command {
 	command.Flags().StringVar(&flags.initData, "init-data", "", "init-data file that must be bound; an attest message's own if absent")
 	command.Flags().StringVar(&flags.trustedAK, "trusted-ak", "", "file with the only TPM attestation keys to trust, in PEM or as base64 of DER")
 	command.Flags().StringVar(&flags.testRoots, "test-roots", "", "directory with test roots to trust beside the vendors' (amd-ark.pem, amd-ask.pem, intel-root.pem)")
+	command.Flags().StringVar(&flags.eventLog, "event-log", "",
+		"event log that must lead to the quoted registers, such as a guest's /run/attestation-agent/eventlog")
 	command.Flags().BoolVar(&flags.allowDebug, "allow-debug", false, "accept guests that their host may debug")
 	return flags.common(command)
 }
@@ -160,6 +163,15 @@ func (f *evidenceFlags) options(message *evidence.Message) (options evidence.Opt
 	if f.trustedAK != "" {
 		if options.TrustedAKs, err = loadKeys(f.trustedAK); err != nil {
 			return options, fmt.Errorf("--trusted-ak %s: %w", f.trustedAK, err)
+		}
+	}
+	if f.eventLog != "" {
+		raw, err := os.ReadFile(f.eventLog)
+		if err != nil {
+			return options, err
+		}
+		if options.EventLog, err = measure.ParseEventLog(raw); err != nil {
+			return options, fmt.Errorf("--event-log %s: %w", f.eventLog, err)
 		}
 	}
 	document := message.InitData

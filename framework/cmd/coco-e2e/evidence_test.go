@@ -85,7 +85,10 @@ func TestEvidenceVerify(t *testing.T) {
 		"attest message told": {attest + " --report-data " + tpmReportData, "", ""},
 		"sample":              {sample + " --report-data 000000", "", "no hardware vouches"},
 		"other format":        {sample + " --report-data 000000 -o yaml", "use table or json", ""},
-		"no such file":        {filepath.Join(dir, "none"), "no such file", ""},
+		"empty event log":     {tpmEvidence + " --report-data " + tpmReportData + " --event-log " + write("empty", ""), "", ""},
+		"not an event log":    {tpmEvidence + " --report-data 00 --event-log " + sample, "event log is malformed", ""},
+		"event log of sample": {sample + " --report-data 000000 --event-log " + write("none", ""), "broken link: event log", ""},
+		"no such file":        {filepath.Join(dir, "nothing"), "no such file", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			out, notes, err := runEvidence(t, append([]string{"verify"}, strings.Fields(c.args)...)...)
