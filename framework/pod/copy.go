@@ -56,7 +56,7 @@ func (c *Client) CopyFrom(ctx context.Context, namespace, name, container, src, 
 		_, rest := io.Copy(io.Discard, r)
 		unpacked <- errors.Join(err, rest)
 	}()
-	var stderr strings.Builder
+	var stderr output
 	code, err := c.ExecIO(ctx, IO{Stdout: w, Stderr: &stderr}, namespace, name, container,
 		"tar", "-cf", "-", "-C", path.Dir(path.Clean(src)), "--", path.Base(path.Clean(src)))
 	w.Close()

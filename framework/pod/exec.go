@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"sync"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -29,8 +30,9 @@ type Result struct {
 }
 
 // IO is what a session in a container is connected to. A stream that is nil is
-// not asked for, but a session has at least an output. Sessions that end while
-// Stdin has more to give leave a goroutine in its Read.
+// not asked for, but a session has at least an output. When a session is cut
+// short by its context, streams may be used for a moment after it has returned;
+// Stdin is until its next Read returns.
 type IO struct {
 	Stdin          io.Reader
 	Stdout, Stderr io.Writer
@@ -80,9 +82,28 @@ func (c *Client) Exec(ctx context.Context, namespace, name, container string, ar
 
 // ExecStdin is Exec with a standard input.
 func (c *Client) ExecStdin(ctx context.Context, stdin io.Reader, namespace, name, container string, argv ...string) (Result, error) {
-	var stdout, stderr bytes.Buffer
+	var stdout, stderr output
 	code, err := c.ExecIO(ctx, IO{Stdin: stdin, Stdout: &stdout, Stderr: &stderr}, namespace, name, container, argv...)
 	return Result{Stdout: stdout.String(), Stderr: stderr.String(), ExitCode: code}, err
+}
+
+// output is a buffer that may still be written when a session that was cut
+// short has returned.
+type output struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (o *output) Write(b []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.b.Write(b)
+}
+
+func (o *output) String() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.b.String()
 }
 
 // ExecIO is Exec with the caller's streams, as `kubectl exec -it`; it returns

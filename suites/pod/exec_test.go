@@ -145,6 +145,22 @@ var _ = Describe("exec", Label("pod"), func() {
 		Eventually(t.done).WithContext(ctx).Should(Receive(Equal(5)))
 	})
 
+	It("leaves its process behind when the user goes away", SpecTimeout(limit), func(ctx SpecContext) {
+		// Nothing tells the guest: Kata's shim sends no signal then.
+		ns := running(ctx, "exec")
+		session, leave := context.WithCancel(ctx)
+		left := make(chan error, 1)
+		go func() {
+			_, err := bed.Pods.Exec(session, ns, "exec", "", "sh", "-c", "while :; do printf . >>/tmp/beats; sleep 0.1; done")
+			left <- err
+		}()
+		beats := func() int { return len(shell(ctx, ns, "exec", "cat /tmp/beats || true")) }
+		Eventually(ctx, beats).Should(BeNumerically(">", 0))
+		leave()
+		Eventually(left).WithContext(ctx).Should(Receive(MatchError(context.Canceled)))
+		Eventually(ctx, beats).WithPolling(100 * time.Millisecond).Should(BeNumerically(">", beats()+20))
+	})
+
 	It("ends when the container does", SpecTimeout(limit), func(ctx SpecContext) {
 		ns := running(ctx, "exec", script("trap 'exit 0' USR1; while :; do sleep 0.1; done"), func(p *corev1.Pod) {
 			p.Spec.RestartPolicy = corev1.RestartPolicyNever

@@ -56,8 +56,8 @@ var _ = Describe("hostPath", Label("pod"), func() {
 		dir, writer := onNode(ctx, ns, "writer")
 		// All of sub belongs to one: a copy's owner becomes the directory's above
 		// it, too (Kata src/agent/src/rpc.rs, do_copy_file).
-		shell(ctx, ns, "writer", `cd /node && mkdir -p sub/deep && echo before > changes && echo x > sub/deep/file && chown -R 12:34 sub && chmod 2751 sub/deep
-			ln -s sub/deep/file link && : > empty && chmod 600 empty
+		shell(ctx, ns, "writer", `cd /node && mkdir -p sub/deep && echo before > changes && echo x > sub/deep/file && chown -R 12:34 sub && chmod 2773 sub/deep
+			ln -s sub/deep/file link && : > empty && chmod 4666 empty
 			head -c 1048576 /dev/urandom > chunk && head -c 1048577 /dev/urandom > more && head -c 2621440 /dev/urandom > chunks`)
 		list := "cd /node && stat -c '%n %a %u:%g %F' * sub/deep sub/deep/file link && sha256sum chunk more chunks empty sub/deep/file && readlink link"
 		want := shell(ctx, ns, "writer", list)

@@ -52,7 +52,7 @@ var _ = Describe("logs", Label("pod"), func() {
 		Expect(lines(all, "out ")).To(Equal([]string{"out 1", "out 2", "out 3", "out 4", "out 5"}))
 		Expect(lines(all, "err ")).To(Equal([]string{"err 1", "err 2", "err 3", "err 4", "err 5"}))
 		Expect(strings.Count(all, "\n")).To(Equal(10))
-		if bed.Simulated {
+		if bed.NodeLogs != "" {
 			By("and its name, in the node's file")
 			Expect(streamsOnNode(ns, "logs")).To(Equal(map[string]string{
 				"stdout": "out 1|out 2|out 3|out 4|out 5|", "stderr": "err 1|err 2|err 3|err 4|err 5|",
