@@ -7,12 +7,12 @@ package evidence
 
 import (
 	"crypto/rsa"
-	"encoding/hex"
 	"errors"
 	"fmt"
+	"time"
 )
 
-// Kinds of evidence, in Trustee's words. [Verify] knows KindTPM.
+// Kinds of evidence, in Trustee's words.
 const (
 	KindTPM       = "tpm"
 	KindAzSNPVTPM = "az-snp-vtpm"
@@ -21,6 +21,9 @@ const (
 	KindTDX       = "tdx"
 	KindSample    = "sample"
 )
+
+// Kinds are all kinds that [Verify] knows.
+var Kinds = []string{KindTPM, KindAzSNPVTPM, KindAzTDXVTPM, KindSNP, KindTDX, KindSample}
 
 // One error per link of the chain that can break; match them with errors.Is.
 var (
@@ -38,8 +41,31 @@ var (
 	ErrPCRDigest = errors.New("digest of the listed PCRs is not the digest in the quote")
 	// ErrNonce: the quote was made for other report data, so it may be a replay.
 	ErrNonce = errors.New("quote's nonce is not the expected report data")
-	// ErrInitData: PCR 8 is not what the expected init-data digest leads to.
-	ErrInitData = errors.New("PCR 8 does not match the expected init-data digest")
+	// ErrInitData: the register that init-data is bound to (PCR 8, HOST_DATA, MRCONFIGID) is not what the expected digest
+	// leads to, or the kind binds none.
+	ErrInitData = errors.New("expected init-data is not bound to this evidence")
+	// ErrAKBinding: the HCL report names no attestation key, or more than one, so that nothing ties a quote to the machine.
+	ErrAKBinding = errors.New("HCL report does not name one attestation key")
+	// ErrHCLBinding: the hardware report was not made for this HCL report.
+	ErrHCLBinding = errors.New("digest of the HCL variable data is not in the hardware report")
+	// ErrUserData: the HCL report was made for other report data, so the hardware report may be a replay.
+	ErrUserData = errors.New("user-data in the HCL variable data is not the expected report data")
+	// ErrChain: the hardware key's certificate does not lead to a vendor's root, nor to a test root that the caller trusts.
+	ErrChain = errors.New("certificate chain of the hardware key is not trusted")
+	// ErrReportSignature: the hardware key did not sign this report.
+	ErrReportSignature = errors.New("hardware report is not signed by the hardware key")
+	// ErrQEReport: Intel's quoting enclave did not vouch for the key that signed this quote.
+	ErrQEReport = errors.New("quoting enclave does not vouch for the attestation key")
+	// ErrTCB: the hardware key's certificate is for another chip or firmware. The error is a [*TCBError], which names the field.
+	ErrTCB = errors.New("hardware report and certificate differ")
+	// ErrReportData: the hardware report was made for other report data, so it may be a replay.
+	ErrReportData = errors.New("report data is not the expected report data")
+	// ErrVMPL: the report was asked for by less privileged software than the guest's firmware.
+	ErrVMPL = errors.New("report is not of VMPL 0")
+	// ErrDebug: the guest may be debugged by its host, which can read its memory.
+	ErrDebug = errors.New("guest may be debugged by its host")
+	// ErrEventLog: the event log does not lead to the quoted registers.
+	ErrEventLog = errors.New("event log does not match the quote")
 	// ErrUnsupportedKind: this package cannot verify such evidence. The error is an [*UnsupportedKindError].
 	ErrUnsupportedKind = errors.New("evidence kind is not supported")
 )
@@ -58,58 +84,79 @@ func (e *FormatError) Unwrap() error { return ErrFormat }
 type UnsupportedKindError struct{ Kind string }
 
 func (e *UnsupportedKindError) Error() string {
-	return fmt.Sprintf("%v: %q; supported: %q", ErrUnsupportedKind, e.Kind, KindTPM)
+	return fmt.Sprintf("%v: %q; supported: %q", ErrUnsupportedKind, e.Kind, Kinds)
 }
 
 // Unwrap gives ErrUnsupportedKind.
 func (e *UnsupportedKindError) Unwrap() error { return ErrUnsupportedKind }
+
+// TCBError is an [ErrTCB]: Field (chip_id, bootloader, tee, snp, microcode or fmc) differs.
+type TCBError struct {
+	Field               string
+	Report, Certificate string
+}
+
+func (e *TCBError) Error() string {
+	return fmt.Sprintf("%v: %s: report has %s, certificate %s", ErrTCB, e.Field, e.Report, e.Certificate)
+}
+
+// Unwrap gives ErrTCB.
+func (e *TCBError) Unwrap() error { return ErrTCB }
 
 // Options are what a caller demands beyond a sound chain.
 type Options struct {
 	// TrustedAKs are the attestation keys to accept. Nil accepts any key that signs its own evidence, which proves that
 	// a quote is consistent but not that a TPM made it; empty and not nil accepts none.
 	TrustedAKs []*rsa.PublicKey
-	// InitDataDigest, when not nil, is the 32-byte digest that must have been extended into PCR 8, once, from reset.
+	// InitDataDigest, when not nil, is the digest of the init-data that must be bound to the evidence: for tpm and az-*,
+	// 32 bytes that were extended into PCR 8, once, from reset; for snp, HOST_DATA, cut or zero-padded to 32 bytes; for tdx,
+	// MRCONFIGID, cut or zero-padded to 48 bytes. Evidence of kind sample binds none, which is an error.
 	InitDataDigest []byte
+	// Roots are test roots to trust beside the vendors'. Claims say when evidence led to one.
+	Roots Roots
+	// AllowDebug accepts guests that their host may debug; the claims tell.
+	AllowDebug bool
+	// Now is the time at which certificates must be valid; nil is time.Now.
+	Now func() time.Time
 }
 
-// Claims are what verified evidence says.
-type Claims struct {
-	Kind string
-	// PCRs of the SHA-256 bank.
-	PCRs [PCRCount][32]byte
-	// AK is the attestation key that signed.
-	AK *rsa.PublicKey
-	// AKPublic is AK as the evidence has it: standard base64 of its SubjectPublicKeyInfo.
-	AKPublic string
-	// InitData is PCR 8 in hex, as Trustee's claim init_data.
-	InitData string
-	// ReportData is the quote's nonce in hex, as Trustee's claim report_data.
-	ReportData string
-}
-
-// PCR gives one register of the SHA-256 bank in hex. It panics unless 0 <= index < PCRCount.
-func (c *Claims) PCR(index int) string { return hex.EncodeToString(c.PCRs[index][:]) }
-
-// Map gives the claims under the names that Trustee's attestation service uses below submods' tpm claim:
-// pcr00 … pcr23, ak_public, init_data, report_data.
-func (c *Claims) Map() map[string]any {
-	claims := map[string]any{"ak_public": c.AKPublic, "init_data": c.InitData, "report_data": c.ReportData}
-	for i := range c.PCRs {
-		claims[fmt.Sprintf("pcr%02d", i)] = c.PCR(i)
+func (o Options) now() time.Time {
+	if o.Now == nil {
+		return time.Now()
 	}
-	return claims
+	return o.Now()
 }
 
 // Verify parses evidence of the named kind and verifies it for reportData, which the verifier chose or derived from a
-// challenge that it chose. Kinds other than KindTPM give an [*UnsupportedKindError].
+// challenge that it chose. reportData must be in the evidence: for tpm as a nonce of 32 bytes, cut or zero-padded; for az-*
+// as a nonce, exactly; for snp and tdx zero-padded to 64 bytes. Revocation lists and Intel's TCB information, which only
+// the vendors' servers have, are not consulted. A kind that is none of [Kinds] is an [*UnsupportedKindError].
 func Verify(kind string, raw, reportData []byte, options Options) (*Claims, error) {
-	if kind != KindTPM {
-		return nil, &UnsupportedKindError{kind}
+	switch kind {
+	case KindTPM:
+		return parseAndVerify(ParseTPM, raw, reportData, options)
+	case KindAzSNPVTPM:
+		return parseAndVerify(ParseAzSNP, raw, reportData, options)
+	case KindAzTDXVTPM:
+		return parseAndVerify(ParseAzTDX, raw, reportData, options)
+	case KindSNP:
+		return parseAndVerify(ParseSNP, raw, reportData, options)
+	case KindTDX:
+		return parseAndVerify(ParseTDX, raw, reportData, options)
+	case KindSample:
+		return parseAndVerify(ParseSample, raw, reportData, options)
 	}
-	tpm, err := ParseTPM(raw)
+	return nil, &UnsupportedKindError{kind}
+}
+
+type verifier interface {
+	Verify(reportData []byte, options Options) (*Claims, error)
+}
+
+func parseAndVerify[E verifier](parse func([]byte) (E, error), raw, reportData []byte, options Options) (*Claims, error) {
+	parsed, err := parse(raw)
 	if err != nil {
 		return nil, err
 	}
-	return tpm.Verify(reportData, options)
+	return parsed.Verify(reportData, options)
 }

@@ -3,6 +3,7 @@ package evidence
 import (
 	"bytes"
 	"encoding/base64"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -111,4 +112,96 @@ func decodeBase64(field, encoded string) ([]byte, error) {
 		return nil, &FormatError{field, err.Error()}
 	}
 	return value, nil
+}
+
+// bytes reads a list of numbers, as serde writes a byte array. size is the length that it must have, or 0 for any.
+func (o *object) bytes(name string, size int) ([]byte, error) {
+	var values []*uint8
+	// encoding/json would decode a string into a []uint8, but not into this.
+	if err := o.field(name, &values, "a list of numbers from 0 to 255"); err != nil {
+		return nil, err
+	}
+	if size != 0 && len(values) != size {
+		return nil, &FormatError{o.prefix + name, fmt.Sprintf("%d bytes, want %d", len(values), size)}
+	}
+	list := make([]byte, len(values))
+	for i, value := range values {
+		if value == nil {
+			return nil, &FormatError{fmt.Sprintf("%s%s[%d]", o.prefix, name, i), "not a number"}
+		}
+		list[i] = *value
+	}
+	return list, nil
+}
+
+// objects reads a list of JSON objects.
+func (o *object) objects(name string) ([]*object, error) {
+	var values []json.RawMessage
+	if err := o.field(name, &values, "a list"); err != nil {
+		return nil, err
+	}
+	list := make([]*object, len(values))
+	for i, value := range values {
+		at := fmt.Sprintf("%s%s[%d]", o.prefix, name, i)
+		item, err := parseObject(at, value)
+		if err != nil {
+			return nil, err
+		}
+		item.prefix = at + "."
+		list[i] = item
+	}
+	return list, nil
+}
+
+// absent says whether a field is missing or null, which serde takes for the same thing.
+func (o *object) absent(name string) bool {
+	value, ok := o.fields[name]
+	return !ok || bytes.Equal(value, []byte("null"))
+}
+
+func number[N uint8 | uint32 | uint64](o *object, name string) (N, error) {
+	var value N
+	err := o.field(name, &value, fmt.Sprintf("a number that fits %T", value))
+	return value, err
+}
+
+// hex reads lower or upper case hexadecimal.
+func (o *object) hex(name string) ([]byte, error) {
+	encoded, err := o.string(name)
+	if err != nil {
+		return nil, err
+	}
+	value, err := hex.DecodeString(encoded)
+	if err != nil {
+		return nil, &FormatError{o.prefix + name, err.Error()}
+	}
+	return value, nil
+}
+
+// base64url reads URL-safe base64 with padding; Azure's attesters also omit it.
+func (o *object) base64url(name string) ([]byte, error) {
+	encoded, err := o.string(name)
+	if err != nil {
+		return nil, err
+	}
+	if at := strings.IndexAny(encoded, "\r\n"); at >= 0 {
+		return nil, &FormatError{o.prefix + name, fmt.Sprintf("illegal base64: newline at byte %d", at)}
+	}
+	encoding := base64.URLEncoding
+	if !strings.HasSuffix(encoded, "=") {
+		encoding = base64.RawURLEncoding
+	}
+	value, err := encoding.Strict().DecodeString(encoded)
+	if err != nil {
+		return nil, &FormatError{o.prefix + name, err.Error()}
+	}
+	return value, nil
+}
+
+// parseDocument is parseObject for a whole evidence.
+func parseDocument(raw []byte, limit int) (*object, error) {
+	if len(raw) > limit {
+		return nil, &FormatError{"evidence", fmt.Sprintf("%d bytes, limit %d", len(raw), limit)}
+	}
+	return parseObject("evidence", raw)
 }

@@ -37,10 +37,7 @@ type TPM struct {
 // and occur once; unknown fields are ignored, as Trustee does. The errors are ErrFormat, ErrAlgorithm (not an RSA key of
 // 2048 to 4096 bits, not RSASSA with SHA-256) and ErrPCRSelection (not 24 PCRs).
 func ParseTPM(raw []byte) (*TPM, error) {
-	if len(raw) > maxEvidenceSize {
-		return nil, &FormatError{"evidence", fmt.Sprintf("%d bytes, limit %d", len(raw), maxEvidenceSize)}
-	}
-	document, err := parseObject("evidence", raw)
+	document, err := parseDocument(raw, maxEvidenceSize)
 	if err != nil {
 		return nil, err
 	}
@@ -88,10 +85,14 @@ func parseKey(field, encoded string) (*rsa.PublicKey, error) {
 	if !ok {
 		return nil, fmt.Errorf("%w: field %s: %T, want an RSA key", ErrAlgorithm, field, key)
 	}
+	return ak, checkKey(field, ak)
+}
+
+func checkKey(field string, ak *rsa.PublicKey) error {
 	if bits := ak.N.BitLen(); bits < minKeyBits || bits > maxKeyBits {
-		return nil, fmt.Errorf("%w: field %s: RSA key of %d bits, want %d to %d", ErrAlgorithm, field, bits, minKeyBits, maxKeyBits)
+		return fmt.Errorf("%w: field %s: RSA key of %d bits, want %d to %d", ErrAlgorithm, field, bits, minKeyBits, maxKeyBits)
 	}
-	return ak, nil
+	return nil
 }
 
 func parsePCRs(field string, values []string, pcrs *[PCRCount][32]byte) error {
@@ -119,41 +120,49 @@ func (t *TPM) Verify(reportData []byte, options Options) (*Claims, error) {
 	if options.TrustedAKs != nil && !slices.ContainsFunc(options.TrustedAKs, func(k *rsa.PublicKey) bool { return k.Equal(t.AK) }) {
 		return nil, ErrUntrustedKey
 	}
-	hash := sha256.Sum256(t.Message)
-	if err := rsa.VerifyPKCS1v15(t.AK, crypto.SHA256, hash[:], t.Signature); err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrSignature, err)
-	}
-	quote, err := parseQuote("tpm_quote.message", t.Message)
-	if err != nil {
-		return nil, err
-	}
-	if err := quote.checkSelection(); err != nil {
-		return nil, err
-	}
-	var values []byte
-	for _, pcr := range t.PCRs {
-		values = append(values, pcr[:]...)
-	}
-	// The TPM hashes with the signing scheme's hash, which is SHA-256 here.
-	if digest := sha256.Sum256(values); !bytes.Equal(digest[:], quote.pcrDigest) {
-		return nil, fmt.Errorf("%w: %x, quoted %x", ErrPCRDigest, digest, quote.pcrDigest)
-	}
 	nonce := make([]byte, NonceSize)
 	copy(nonce, reportData)
-	if !bytes.Equal(quote.extraData, nonce) {
-		return nil, fmt.Errorf("%w: nonce %x, expected %x", ErrNonce, quote.extraData, nonce)
+	if err := verifyQuote(t.AK, t.Message, t.Signature, nonce, &t.PCRs); err != nil {
+		return nil, err
 	}
-	if err := t.checkInitData(options.InitDataDigest); err != nil {
+	if err := checkPCR8(&t.PCRs, options.InitDataDigest); err != nil {
 		return nil, err
 	}
 	return &Claims{
 		Kind: KindTPM, PCRs: t.PCRs, AK: t.AK, AKPublic: t.AKPublic,
 		InitData:   hex.EncodeToString(t.PCRs[measure.InitDataPCR][:]),
-		ReportData: hex.EncodeToString(quote.extraData),
+		ReportData: hex.EncodeToString(nonce),
 	}, nil
 }
 
-func (t *TPM) checkInitData(digest []byte) error {
+// verifyQuote checks one link after the other from the key to the PCR values and the nonce.
+func verifyQuote(ak *rsa.PublicKey, message, signature, nonce []byte, pcrs *[PCRCount][32]byte) error {
+	hash := sha256.Sum256(message)
+	if err := rsa.VerifyPKCS1v15(ak, crypto.SHA256, hash[:], signature); err != nil {
+		return fmt.Errorf("%w: %w", ErrSignature, err)
+	}
+	quote, err := parseQuote("tpm_quote.message", message)
+	if err != nil {
+		return err
+	}
+	if err := quote.checkSelection(); err != nil {
+		return err
+	}
+	var values []byte
+	for _, pcr := range pcrs {
+		values = append(values, pcr[:]...)
+	}
+	// The TPM hashes with the signing scheme's hash, which is SHA-256 here.
+	if digest := sha256.Sum256(values); !bytes.Equal(digest[:], quote.pcrDigest) {
+		return fmt.Errorf("%w: %x, quoted %x", ErrPCRDigest, digest, quote.pcrDigest)
+	}
+	if !bytes.Equal(quote.extraData, nonce) {
+		return fmt.Errorf("%w: nonce %x, expected %x", ErrNonce, quote.extraData, nonce)
+	}
+	return nil
+}
+
+func checkPCR8(pcrs *[PCRCount][32]byte, digest []byte) error {
 	if digest == nil {
 		return nil
 	}
@@ -161,7 +170,7 @@ func (t *TPM) checkInitData(digest []byte) error {
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrInitData, err)
 	}
-	if pcr := t.PCRs[measure.InitDataPCR]; !bytes.Equal(pcr[:], expected) {
+	if pcr := pcrs[measure.InitDataPCR]; !bytes.Equal(pcr[:], expected) {
 		return fmt.Errorf("%w: PCR 8 is %x, expected %x", ErrInitData, pcr, expected)
 	}
 	return nil

@@ -73,7 +73,7 @@ func TestVerify(t *testing.T) {
 }
 
 func TestVerifyRefusesOtherKinds(t *testing.T) {
-	for _, kind := range []string{"", "TPM", "snp", "tdx", "az-snp-vtpm", "az-tdx-vtpm", "sample"} {
+	for _, kind := range []string{"", "TPM", "sgx", "az-snp", "cca"} {
 		var unsupported *UnsupportedKindError
 		_, err := Verify(kind, fixture(t, "tpm.json"), nil, Options{})
 		if !errors.Is(err, ErrUnsupportedKind) || !errors.As(err, &unsupported) || unsupported.Kind != kind {

@@ -1,9 +1,9 @@
-// Package measure computes the register values that a measured init-data digest must lead to: a vTPM's PCR8, SEV-SNP's
-// HOST_DATA, TDX's MRCONFIGID. Specs compare them with what attested evidence says.
+// Package measure computes the register values that a measured init-data digest must lead to (a vTPM's PCR8, SEV-SNP's
+// HOST_DATA, TDX's MRCONFIGID) and those that an event log leads to. Specs compare them with what attested evidence says.
 //
-// It is arithmetic on byte strings alone, pinned by tests to values made with openssl. It must not know init-data
-// documents, evidence formats or TPMs, and nothing that measures may use it: an expectation computed by the code under
-// test would prove nothing.
+// It is arithmetic on byte strings alone, pinned by tests to values made with openssl and to a real machine's log and
+// quote. It must not know init-data documents, evidence formats or TPM commands, and nothing that measures may use it: an
+// expectation computed by the code under test would prove nothing.
 package measure
 
 import (
