@@ -21,6 +21,8 @@ help: ## say what there is
 	@echo "  SHIM=kata         drive the simulated TEE with Kata's shim, KATA_SHIM=path (docs/configuration.md)"
 	@echo "  COCO_E2E_CACHE=d  where builds and clusters' state are kept (~/.cache/coco-e2e)"
 	@echo "  ARTIFACTS_DIR=d   where reports go (artifacts/)"
+	@echo "  FUZZTIME=60s      how long each fuzz target runs"
+	@echo "  TARGETS='regexp'  which fuzz targets run, of the lines \"DIRECTORY FUNCTION\""
 
 e2e: prerequisites build ## set up everything, run the suite on a fresh cluster, write artifacts/, tear down
 	@$(COCO) run

@@ -21,6 +21,7 @@ import (
 	. "github.com/onsi/gomega"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/klog/v2"
 
 	"github.com/coco-e2e/coco-e2e/framework/cluster/simulation"
 	"github.com/coco-e2e/coco-e2e/framework/pod"
@@ -52,6 +53,8 @@ type Bed struct {
 // Run runs the suite called name; a suite's Test function calls it.
 func Run(t *testing.T, name string) {
 	RegisterFailHandler(Fail)
+	// client-go logs through klog, to standard error: it belongs to the spec.
+	klog.SetLogger(GinkgoLogr)
 	RunSpecs(t, name)
 }
 

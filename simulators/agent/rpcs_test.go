@@ -80,7 +80,7 @@ func callRPC(t *testing.T, a *Agent, method string) error {
 }
 
 // A policy that refuses everything is asked first, by the table's name. The
-// streams are read first; see TestStreamsAreReadFirst in the suites.
+// streams are read first, and asked about then: suites/agent shows that.
 func TestEveryRPCIsGated(t *testing.T) {
 	rules := "package agent_policy\n"
 	for _, r := range byMethod {

@@ -49,12 +49,14 @@ func onNode(ctx context.Context, ns, name string) (dir string, writer *corev1.Po
 }
 
 var _ = Describe("hostPath", Label("pod"), func() {
-	// kata.md, copied volumes: without a shared file system the shim copies what
-	// is there when the container is made, and nothing after that.
+	// Without a shared file system Kata's shim copies what is there when the
+	// container is made, and nothing after that.
 	It("is a copy of what the node had when the container was made, in chunks of 1 MiB", func(ctx SpecContext) {
 		ns := bed.Namespace(ctx, "pod")
 		dir, writer := onNode(ctx, ns, "writer")
-		shell(ctx, ns, "writer", `cd /node && mkdir -p sub/deep && chmod 2773 sub/deep && echo before > changes && echo x > sub/deep/file && chown 12:34 sub/deep/file
+		// All of sub belongs to one: a copy's owner becomes the directory's above
+		// it, too (Kata src/agent/src/rpc.rs, do_copy_file).
+		shell(ctx, ns, "writer", `cd /node && mkdir -p sub/deep && echo before > changes && echo x > sub/deep/file && chown -R 12:34 sub && chmod 2773 sub/deep
 			ln -s sub/deep/file link && : > empty && chmod 4666 empty
 			head -c 1048576 /dev/urandom > chunk && head -c 1048577 /dev/urandom > more && head -c 2621440 /dev/urandom > chunks`)
 		list := "cd /node && stat -c '%n %a %u:%g %F' * sub/deep sub/deep/file link && sha256sum chunk more chunks empty sub/deep/file && readlink link"

@@ -145,7 +145,7 @@ var _ = Describe("host name", Label("pod"), func() {
 })
 
 // A VM has no part in the node's namespaces: a pod that asks for them gets its
-// guest's (Kata, docs/Limitations.md; kata-recorded says what is sent).
+// guest's (Kata, docs/Limitations.md).
 var _ = Describe("the node's namespaces", Label("pod"), func() {
 	It("hostPID shows the guest's processes, not the node's", func(ctx SpecContext) {
 		ns := running(ctx, "p", second("other", "exec sleep 4242"), func(p *corev1.Pod) { p.Spec.HostPID = true })

@@ -179,7 +179,7 @@ var _ = Describe("restrictions", Label("pod"), func() {
 		Expect(r.ExitCode).To(BeZero(), r.Stderr)
 	}, SpecTimeout(limit))
 
-	// kata-recorded: ExecProcess never carries no_new_privileges.
+	// The ExecProcess that Kata's shim sends never carries no_new_privileges.
 	It("no new privileges for the container, but for exec sessions as ever", func(ctx SpecContext) {
 		ns := running(ctx, "p", secured(corev1.SecurityContext{AllowPrivilegeEscalation: ref(false)}), also("ordinary", corev1.SecurityContext{}))
 		Expect(status(ctx, ns, "p", suite.Container, "1")).To(HaveKeyWithValue("NoNewPrivs", "1"))

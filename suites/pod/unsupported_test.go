@@ -15,7 +15,7 @@ import (
 // shows: some is refused, some is ignored without a word. The latter is here
 // because a user should know, and because it must not change unnoticed.
 var _ = Describe("what Kata with guest pull does not support", Label("pod"), func() {
-	// kata-recorded: the storage of an emptyDir carries no size.
+	// The storage that Kata's shim sends for an emptyDir carries no size.
 	It("a size limit of an emptyDir is ignored in the guest", func(ctx SpecContext) {
 		ns := bed.Namespace(ctx, "pod")
 		const fill = "head -c 3000000 /dev/zero > /memory/file"
@@ -29,7 +29,7 @@ var _ = Describe("what Kata with guest pull does not support", Label("pod"), fun
 		Expect(fails(ctx, ns, "near", fill)).To(ContainSubstring("No space left on device"))
 	}, SpecTimeout(limit))
 
-	// kata-recorded: seccomp is null with disable_guest_seccomp.
+	// With disable_guest_seccomp Kata's shim sends no seccomp profile.
 	It("seccomp profiles are not applied", func(ctx SpecContext) {
 		ns := bed.Namespace(ctx, "pod")
 		profile := secured(corev1.SecurityContext{SeccompProfile: &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault}})

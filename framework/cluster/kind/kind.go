@@ -332,8 +332,8 @@ func (n *onNode) Name() string { return n.n.String() }
 func (n *onNode) Logs() string { return filepath.Join(n.c.Logs(), n.n.String()) }
 
 func (n *onNode) Exec(ctx context.Context, stdin io.Reader, stdout io.Writer, argv ...string) error {
-	var out strings.Builder
-	cmd := n.n.CommandContext(ctx, argv[0], argv[1:]...).SetStderr(&out).SetStdout(&out)
+	var out, stderr strings.Builder
+	cmd := n.n.CommandContext(ctx, argv[0], argv[1:]...).SetStderr(&stderr).SetStdout(&out)
 	if stdin != nil {
 		cmd = cmd.SetStdin(stdin)
 	}
@@ -341,7 +341,7 @@ func (n *onNode) Exec(ctx context.Context, stdin io.Reader, stdout io.Writer, ar
 		cmd = cmd.SetStdout(io.MultiWriter(stdout, &out))
 	}
 	if err := cmd.Run(); err != nil {
-		return fmt.Errorf("%s on node %s: %w: %s", argv[0], n.Name(), err, strings.TrimSpace(out.String()))
+		return fmt.Errorf("%s on node %s: %w: %s", argv[0], n.Name(), err, strings.TrimSpace(out.String()+stderr.String()))
 	}
 	return nil
 }

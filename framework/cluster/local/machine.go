@@ -88,15 +88,15 @@ func (m *machine) Logs() string { return m.path("var/log") }
 
 // Exec runs argv on the node and waits.
 func (m *machine) Exec(ctx context.Context, stdin io.Reader, stdout io.Writer, argv ...string) error {
-	var out bytes.Buffer
+	// Of one writer each: os/exec writes both at the same time.
+	var out, stderr bytes.Buffer
 	cmd := m.runc(ctx, append([]string{"exec", m.state.Name}, argv...)...)
-	cmd.Stdin, cmd.Stderr = stdin, &out
-	cmd.Stdout = &out
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = stdin, &out, &stderr
 	if stdout != nil {
 		cmd.Stdout = io.MultiWriter(stdout, &out)
 	}
 	if err := cmd.Run(); err != nil {
-		text := strings.TrimSpace(out.String())
+		text := strings.TrimSpace(out.String() + stderr.String())
 		if len(text) > 2000 {
 			text = "…" + text[len(text)-2000:]
 		}
