@@ -3,6 +3,7 @@ package evidence
 import (
 	"bytes"
 	"crypto/x509"
+	"encoding/base64"
 	"errors"
 	"os"
 	"os/exec"
@@ -139,4 +140,24 @@ func TestBuiltInRootsOfAMD(t *testing.T) {
 			}
 		}
 	}
+}
+
+// A machine of Google's with Intel's hardware: quote and event log in the form of tdx evidence.
+func TestTDXDocumentOfIntel(t *testing.T) {
+	document := map[string]any{
+		"quote":       base64.StdEncoding.EncodeToString(tdxTestdata(t, "ccel/cos-113-tdx-quote.dat")),
+		"cc_eventlog": base64.StdEncoding.EncodeToString(tdxTestdata(t, "ccel/ccel_data.dat")),
+	}
+	report := tdxTestdata(t, "ccel/nonce.dat")
+	options := at(2025)
+	options.AllowDebug = false
+	claims := expect(t, KindTDX, document, report, options, nil, "")
+	if claims.TestRoot || claims.TDX.Debug() || len(claims.Map()["uefi_event_logs"].([]any)) < 20 {
+		t.Errorf("%+v", claims)
+	}
+	expect(t, KindTDX, document, bytesOf(1, 64), options, ErrReportData, "")
+	log := tdxTestdata(t, "ccel/ccel_data.dat")
+	log[len(bytes.TrimRight(log, "\xff"))-1] ^= 1 // text of the last event, EV_EFI_ACTION
+	document["cc_eventlog"] = base64.StdEncoding.EncodeToString(log)
+	expect(t, KindTDX, document, report, options, ErrEventLog, "(EV_EFI_ACTION) has data that its digest is not of")
 }
