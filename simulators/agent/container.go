@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 
 	"github.com/containerd/go-runc"
@@ -31,6 +32,9 @@ type container struct {
 	processes map[string]*process // execs by id
 	cgroup    string
 	memory    io.Closer // the watch of its memory; nil without one
+	// starting is held for reading while a process is started in the container and for writing by its removal: an
+	// execed process may end the container before it is known that it was started.
+	starting sync.RWMutex
 }
 
 // runcLog is where runc says what went wrong with a container.
@@ -178,6 +182,8 @@ func (a *Agent) exec(ctx context.Context, c *container, r *pb.ExecProcessRequest
 	if !a.claim(c, r.ExecId, p) {
 		return fmt.Errorf("exec %s exists", r.ExecId)
 	}
+	c.starting.RLock()
+	defer c.starting.RUnlock()
 	if err := a.runcExec(ctx, c, r, p); err != nil {
 		a.forget(c, r.ExecId)
 		return err
@@ -351,6 +357,8 @@ func statusHandles(text string, s syscall.Signal) bool {
 // remove deletes a container and what was its own. The caller holds the
 // lifecycle.
 func (a *Agent) remove(ctx context.Context, c *container) error {
+	c.starting.Lock()
+	defer c.starting.Unlock()
 	err := newRunc(c.id).Delete(ctx, c.id, &runc.DeleteOpts{Force: true})
 	if err != nil && gone(err) {
 		err = nil
