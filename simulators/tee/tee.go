@@ -1,5 +1,6 @@
-// Package tee is the simulated hardware root of trust: a TPM 2.0 (the TCG reference implementation, by way of
-// go-tpm-tools), powered on and provisioned as a platform's firmware leaves it to an operating system.
+// Package tee is the simulated TPM 2.0 (the TCG reference implementation, by way of go-tpm-tools), powered on and
+// provisioned as a platform's firmware leaves it to an operating system; on Azure's confidential VMs that firmware is a
+// paravisor, with hardware below it (packages snp and tdx).
 //
 // It runs in a process of its own, outside every guest, and guests reach it by its command stream alone (package
 // stream). It must not know guests, init-data or attestation: nothing here sets a register.
@@ -44,18 +45,36 @@ var akTemplate = tpm2.TPMTPublic{
 type TPM struct {
 	simulator *simulator.Simulator
 	akPublic  *rsa.PublicKey
+	// paravisor is behind the TPM of an Azure confidential VM, nil elsewhere.
+	paravisor *paravisor
 }
 
 // PowerOn manufactures a TPM with fresh seeds, starts it, persists the attestation key at [AKHandle] and closes the
 // platform hierarchy, as firmware does before it hands over. Owner, endorsement and lockout authorisations stay empty,
 // as on a machine whose owner has not taken it; PCRs are in reset.
 func PowerOn() (*TPM, error) {
+	return powerOn(AKHandle, func(t *TPM) error {
+		if err := closePlatform(transport.FromReadWriter(t.simulator), t.run); err != nil {
+			return fmt.Errorf("platform hierarchy: %w", err)
+		}
+		return nil
+	})
+}
+
+// powerOn manufactures a TPM with an attestation key, and hands it to the rest of its firmware.
+func powerOn(ak tpm2.TPMHandle, firmware func(*TPM) error) (*TPM, error) {
 	running, err := simulator.Get()
 	if err != nil {
 		return nil, fmt.Errorf("power on TPM: %w", err)
 	}
 	tpm := &TPM{simulator: running}
-	if err := tpm.provision(); err != nil {
+	err = tpm.persistAK(transport.FromReadWriter(running), ak)
+	if err != nil {
+		err = fmt.Errorf("attestation key: %w", err)
+	} else {
+		err = firmware(tpm)
+	}
+	if err != nil {
 		_ = running.Close()
 		return nil, fmt.Errorf("provision TPM: %w", err)
 	}
@@ -78,6 +97,14 @@ func (t *TPM) AKPublicDER() ([]byte, error) { return x509.MarshalPKIXPublicKey(t
 
 // Execute runs one command and gives the TPM's response. An error means that the TPM has failed and answers no more.
 func (t *TPM) Execute(command []byte) ([]byte, error) {
+	response, err := t.run(command)
+	if err == nil && t.paravisor != nil {
+		err = t.paravisor.saw(command, response)
+	}
+	return response, err
+}
+
+func (t *TPM) run(command []byte) ([]byte, error) {
 	if _, err := t.simulator.Write(command); err != nil {
 		return nil, fmt.Errorf("TPM: %w", err)
 	}
@@ -89,18 +116,7 @@ func (t *TPM) Execute(command []byte) ([]byte, error) {
 	return response[:n], nil
 }
 
-func (t *TPM) provision() error {
-	connection := transport.FromReadWriter(t.simulator)
-	if err := t.persistAK(connection); err != nil {
-		return fmt.Errorf("attestation key: %w", err)
-	}
-	if err := closePlatform(connection, t.Execute); err != nil {
-		return fmt.Errorf("platform hierarchy: %w", err)
-	}
-	return nil
-}
-
-func (t *TPM) persistAK(connection transport.TPM) error {
+func (t *TPM) persistAK(connection transport.TPM, handle tpm2.TPMHandle) error {
 	created, err := tpm2.CreatePrimary{PrimaryHandle: tpm2.TPMRHEndorsement, InPublic: tpm2.New2B(akTemplate)}.Execute(connection)
 	if err != nil {
 		return fmt.Errorf("create: %w", err)
@@ -115,10 +131,10 @@ func (t *TPM) persistAK(connection transport.TPM) error {
 	persist := tpm2.EvictControl{
 		Auth:             tpm2.TPMRHOwner,
 		ObjectHandle:     &tpm2.NamedHandle{Handle: created.ObjectHandle, Name: created.Name},
-		PersistentHandle: AKHandle,
+		PersistentHandle: handle,
 	}
 	if _, err := persist.Execute(connection); err != nil {
-		return fmt.Errorf("persist at %#x: %w", AKHandle, err)
+		return fmt.Errorf("persist at %#x: %w", handle, err)
 	}
 	if _, err := (tpm2.FlushContext{FlushHandle: created.ObjectHandle}).Execute(connection); err != nil {
 		return fmt.Errorf("flush: %w", err)

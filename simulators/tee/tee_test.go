@@ -43,7 +43,7 @@ type guest struct {
 	path string
 }
 
-func powerOn(t *testing.T) *guest {
+func poweredOn(t *testing.T) *guest {
 	t.Helper()
 	tpm, err := PowerOn()
 	if err != nil {
@@ -129,7 +129,7 @@ func selection(pcrs ...uint) tpm2.TPMLPCRSelection {
 }
 
 func TestExtendPCR8(t *testing.T) {
-	g := powerOn(t)
+	g := poweredOn(t)
 	connection := g.connect()
 	if got := g.pcr(connection, 8); got != resetPCR {
 		t.Errorf("PCR 8 at power-on: %s", got)
@@ -141,7 +141,7 @@ func TestExtendPCR8(t *testing.T) {
 }
 
 func TestConnectionsShareOneTPM(t *testing.T) {
-	g := powerOn(t)
+	g := poweredOn(t)
 	first, second := g.connect(), g.connect()
 	g.extend(first, 8, articleDigest)
 	if got := g.pcr(second, 8); got != articlePCR8 {
@@ -158,7 +158,7 @@ func TestConnectionsShareOneTPM(t *testing.T) {
 // empty password authorisation (00000009 40000009 0000 00 0000), then parameters.
 func TestPCR8CannotBeReset(t *testing.T) {
 	const password = "00000009" + "400000090000000000"
-	g := powerOn(t)
+	g := poweredOn(t)
 	connection := g.connect()
 	g.extend(connection, 8, articleDigest)
 	for _, attempt := range []struct {
@@ -191,7 +191,7 @@ func TestPCR8CannotBeReset(t *testing.T) {
 
 // The debug PCR can be reset, so the refusal above is the register's and not the server's.
 func TestPCR16CanBeReset(t *testing.T) {
-	g := powerOn(t)
+	g := poweredOn(t)
 	connection := g.connect()
 	g.extend(connection, 16, articleDigest)
 	if got := g.pcr(connection, 16); got != articlePCR8 {
@@ -208,7 +208,7 @@ func TestPCR16CanBeReset(t *testing.T) {
 
 func TestPlatformHierarchyIsClosed(t *testing.T) {
 	const password = "00000009" + "400000090000000000"
-	g := powerOn(t)
+	g := poweredOn(t)
 	connection := g.connect()
 	for name, command := range map[string]struct {
 		code uint32
@@ -233,7 +233,7 @@ func TestPlatformHierarchyIsClosed(t *testing.T) {
 }
 
 func TestAttestationKey(t *testing.T) {
-	g := powerOn(t)
+	g := poweredOn(t)
 	connection := g.connect()
 	read, err := tpm2.ReadPublic{ObjectHandle: AKHandle}.Execute(connection)
 	if err != nil {
@@ -282,7 +282,7 @@ func TestTwoTPMsDiffer(t *testing.T) {
 
 // The quote goes through the verifier that real evidence goes through, which shares no code with the TPM.
 func TestQuoteVerifies(t *testing.T) {
-	g := powerOn(t)
+	g := poweredOn(t)
 	connection := g.connect()
 	g.extend(connection, 8, articleDigest)
 	nonce := bytes.Repeat([]byte{7}, 32)

@@ -58,7 +58,7 @@ func (i *InitData) Bind(ctx context.Context, attester Attester) error {
 	if attester == nil {
 		return fmt.Errorf("bind init-data: %w", ErrNoTEE)
 	}
-	if err := attester.BindInitData(ctx, i.Digest); err != nil {
+	if err := attester.BindInitData(ctx, i.Digest); err != nil && !errors.Is(err, ErrUnbound) {
 		return fmt.Errorf("bind init-data: %w", err)
 	}
 	return nil

@@ -83,7 +83,7 @@ type Evidence struct {
 	Quote    Quote  `json:"tpm_quote"`
 }
 
-// Quote is a signed statement of PCR values.
+// Quote is a signed statement of PCR values. The encodings are those of evidence of the kind tpm.
 type Quote struct {
 	Signature string   `json:"signature"` // standard base64 of TPMT_SIGNATURE
 	Message   string   `json:"message"`   // standard base64 of TPMS_ATTEST
@@ -94,16 +94,58 @@ type Quote struct {
 func (t *TPM) Attest(ctx context.Context, reportData []byte) (*Evidence, error) {
 	nonce := make([]byte, NonceSize)
 	copy(nonce, reportData)
-	var evidence *Evidence
-	err := t.with(ctx, func(connection transport.TPM) error {
+	quote, err := t.quote(ctx, nonce)
+	if err != nil {
+		return nil, err
+	}
+	return &Evidence{AKPublic: quote.key.public, Quote: Quote{
+		Signature: base64.StdEncoding.EncodeToString(tpm2.Marshal(quote.response.Signature)),
+		Message:   base64.StdEncoding.EncodeToString(quote.response.Quoted.Bytes()),
+		PCRs:      quote.pcrs(),
+	}}, nil
+}
+
+// Quote makes a quote of all PCRs of the SHA-256 bank with exactly this nonce, in the form that evidence of Azure's vTPMs
+// has: everything in hex, the signature without its TPM structure.
+func (t *TPM) Quote(ctx context.Context, nonce []byte) (*Quote, error) {
+	quote, err := t.quote(ctx, nonce)
+	if err != nil {
+		return nil, err
+	}
+	signature, err := quote.response.Signature.Signature.RSASSA()
+	if err != nil {
+		return nil, fmt.Errorf("TPM2_Quote: %w", err)
+	}
+	return &Quote{
+		Signature: hex.EncodeToString(signature.Sig.Buffer), Message: hex.EncodeToString(quote.response.Quoted.Bytes()), PCRs: quote.pcrs(),
+	}, nil
+}
+
+// quoted is a quote, and what it is of.
+type quoted struct {
+	key      *attestationKey
+	response *tpm2.QuoteResponse
+	values   [PCRCount][]byte
+}
+
+func (q *quoted) pcrs() []string {
+	var list []string
+	for _, value := range q.values {
+		list = append(list, hex.EncodeToString(value))
+	}
+	return list
+}
+
+func (t *TPM) quote(ctx context.Context, nonce []byte) (quote *quoted, err error) {
+	err = t.with(ctx, func(connection transport.TPM) error {
 		key, err := readAK(connection, t.AKHandle)
 		if err != nil {
 			return err
 		}
-		evidence, err = key.attest(connection, nonce)
+		quote, err = key.attest(connection, nonce)
 		return err
 	})
-	return evidence, err
+	return quote, err
 }
 
 func (t *TPM) with(ctx context.Context, use func(transport.TPM) error) error {
@@ -166,7 +208,7 @@ func rsaKey(public *tpm2.TPMTPublic) (*rsa.PublicKey, error) {
 
 // attest reads all PCRs and quotes them. Others may extend a PCR in between: then values and quote disagree, and both
 // are taken again.
-func (k *attestationKey) attest(connection transport.TPM, nonce []byte) (*Evidence, error) {
+func (k *attestationKey) attest(connection transport.TPM, nonce []byte) (*quoted, error) {
 	for range quoteAttempts {
 		values, err := readPCRs(connection)
 		if err != nil {
@@ -194,20 +236,9 @@ func (k *attestationKey) attest(connection transport.TPM, nonce []byte) (*Eviden
 		if !consistent {
 			continue
 		}
-		return k.evidence(response, values), nil
+		return &quoted{k, response, values}, nil
 	}
 	return nil, fmt.Errorf("TPM2_Quote: PCRs changed during each of %d attempts", quoteAttempts)
-}
-
-func (k *attestationKey) evidence(response *tpm2.QuoteResponse, values [PCRCount][]byte) *Evidence {
-	evidence := &Evidence{AKPublic: k.public, Quote: Quote{
-		Signature: base64.StdEncoding.EncodeToString(tpm2.Marshal(response.Signature)),
-		Message:   base64.StdEncoding.EncodeToString(response.Quoted.Bytes()),
-	}}
-	for _, value := range values {
-		evidence.Quote.PCRs = append(evidence.Quote.PCRs, hex.EncodeToString(value))
-	}
-	return evidence
 }
 
 // quotes says whether a quote is of these values.

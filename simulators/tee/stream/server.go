@@ -21,6 +21,8 @@ type Server struct {
 	// Execute runs one command; the server never calls it twice at a time. On an error the client is told that the TPM
 	// has failed.
 	Execute func(command []byte) (response []byte, err error)
+	// Name names a command by its code, for the log. Nil is TPM 2.0's commands.
+	Name func(code uint32) string
 	// Log gets one record for each connection that breaks and for each command, never with parameters.
 	Log *slog.Logger
 
@@ -111,9 +113,16 @@ func (s *Server) answer(command []byte, log *slog.Logger) []byte {
 		log.Error("TPM failed", "error", err.Error())
 		response = failure()
 	}
-	log.Info("command", "code", commandName(code(command)), "rc", fmt.Sprintf("%#03x", code(response)),
+	log.Info("command", "code", s.name(code(command)), "rc", fmt.Sprintf("%#03x", code(response)),
 		"duration_us", time.Since(start).Microseconds())
 	return response
+}
+
+func (s *Server) name(code uint32) string {
+	if s.Name != nil {
+		return s.Name(code)
+	}
+	return commandName(code)
 }
 
 func (s *Server) admit(connection net.Conn) bool {
