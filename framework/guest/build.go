@@ -23,8 +23,8 @@ const (
 	Rootfs = "guest/rootfs"
 	// VMDaemon serves the remote-hypervisor protocol.
 	VMDaemon = "bin/podvm"
-	// TPM is the program that is one TPM.
-	TPM = "bin/tpm"
+	// TEE is the program that is one hardware root of trust.
+	TEE = "bin/tee"
 )
 
 // inGuest names each of the guest's programs and the path below Rootfs where it is put.
@@ -38,7 +38,7 @@ var inGuest = map[string]string{
 // compiledDirs hold nothing but what the compiler put there.
 var compiledDirs = []string{"bin", Rootfs + "/usr/bin", Rootfs + "/usr/local/bin"}
 
-// Compile builds the pod VM daemon, the TPM and the guest's programs from the
+// Compile builds the pod VM daemon, the TEE and the guest's programs from the
 // checkout at root into dir.
 func Compile(ctx context.Context, root, dir string) error {
 	if err := Static(ctx, root, filepath.Join(dir, VMDaemon), "./simulators/podvm/cmd"); err != nil {
@@ -49,8 +49,8 @@ func Compile(ctx context.Context, root, dir string) error {
 			return err
 		}
 	}
-	// The TPM is C code; a node has no C library, so it is linked into it.
-	return goBuild(ctx, root, "1", filepath.Join(dir, TPM), "./simulators/tee/cmd",
+	// A TPM is C code; a node has no C library, so it is linked into it.
+	return goBuild(ctx, root, "1", filepath.Join(dir, TEE), "./simulators/tee/cmd",
 		"-tags", "osusergo,netgo", "-ldflags", `-s -w -linkmode external -extldflags "-static"`)
 }
 

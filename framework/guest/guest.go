@@ -83,17 +83,17 @@ func (h *Host) start(ctx context.Context) error {
 	socket, config := filepath.Join(h.dir, "vm.sock"), filepath.Join(h.dir, "podvm.toml")
 	text := ""
 	for _, line := range [][2]string{
-		{"socket", socket},
 		{"state_dir", filepath.Join(h.dir, "vm")},
 		{"log_dir", filepath.Join(h.dir, "log")},
 		{"guest_rootfs", filepath.Join(h.parts.Dir, Rootfs)},
-		{"tpm_program", filepath.Join(h.parts.Dir, TPM)},
+		{"tee_program", filepath.Join(h.parts.Dir, TEE)},
 		{"registry_mirror", "http://" + registryAddress},
 		{"agent_log", "debug"},
 		{"cgroup_parent", "/" + filepath.Base(h.dir)},
 	} {
 		text += line[0] + " = " + strconv.Quote(line[1]) + "\n"
 	}
+	text += "[[class]]\nsocket = " + strconv.Quote(socket) + "\ntee = 'tpm'\npool = 2\n"
 	if err := os.WriteFile(config, []byte(text), 0o644); err != nil {
 		return err
 	}

@@ -22,7 +22,7 @@ var applets = []string{"sh", "cat", "echo", "sleep", "ls", "stat", "hostname", "
 
 // Parts is what Build built. It may be handed to other processes as JSON.
 type Parts struct {
-	// Dir has the daemon, the TPM and the guest image; see Compile.
+	// Dir has the daemon, the TEE and the guest image; see Compile.
 	Dir string
 	// Registry is the program that serves images.
 	Registry string

@@ -8,38 +8,23 @@ package testbed
 import (
 	"bytes"
 	"context"
-	"crypto/ed25519"
-	"crypto/rand"
-	"crypto/x509"
 	"encoding/json"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
 	"strconv"
-	"strings"
-	"time"
 
 	"k8s.io/client-go/tools/clientcmd"
-	"sigs.k8s.io/e2e-framework/klient/decoder"
-	"sigs.k8s.io/e2e-framework/klient/k8s/resources"
 
 	"github.com/coco-e2e/coco-e2e/framework/cluster"
 	"github.com/coco-e2e/coco-e2e/framework/cluster/local"
 	"github.com/coco-e2e/coco-e2e/framework/cluster/node"
 	"github.com/coco-e2e/coco-e2e/framework/cluster/simulation"
+	"github.com/coco-e2e/coco-e2e/framework/cluster/simulation/config"
 	"github.com/coco-e2e/coco-e2e/framework/pod"
 	"github.com/coco-e2e/coco-e2e/framework/progress"
-	"github.com/coco-e2e/coco-e2e/manifests"
-)
-
-// KBSNamespace, KBSService and KBSPort are where the KBS is in the cluster.
-const (
-	KBSNamespace = "coco-tenant"
-	KBSService   = "kbs"
-	KBSPort      = 8080
 )
 
 // Options say what to bring up. FromEnvironment fills them.
@@ -153,11 +138,18 @@ type Handle struct {
 	Name       string `json:"name"`
 	StateRoot  string `json:"stateRoot"`
 	Kubeconfig string `json:"kubeconfig"`
-	// RuntimeClass of confidential pods.
+	// RuntimeClass of confidential pods where a spec asks for no other.
 	RuntimeClass string `json:"runtimeClass"`
+	// Classes are all RuntimeClasses of confidential pods, RuntimeClass first.
+	Classes []Class `json:"classes"`
+	// Roots is the directory of the test roots that certify simulated hardware
+	// (evidence.LoadRoots reads it), or "".
+	Roots string `json:"roots"`
+	// Programs is the directory of the simulators' programs on this machine, or "".
+	Programs string `json:"programs"`
 	// Simulated says that the TEE is.
 	Simulated bool `json:"simulated"`
-	// TEE is the kind of evidence that pods give, in Trustee's words: "tpm".
+	// TEE is the kind of evidence that pods of RuntimeClass give, in Trustee's words: "tpm".
 	TEE string `json:"tee"`
 	// Shim is what joins containerd to the TEE: "coco-sim", or "kata" for
 	// Kata's own Go shim.
@@ -178,6 +170,39 @@ type Handle struct {
 	// NodeLogs is a directory of this machine that shows each node's /var/log
 	// under the node's name, or "".
 	NodeLogs string `json:"nodeLogs"`
+}
+
+// Class is a RuntimeClass of confidential pods.
+type Class struct {
+	Name string `json:"name"`
+	// TEE is the kind of evidence that its pods give, in Trustee's words.
+	TEE string `json:"tee"`
+	// EventLog says that its guests measure what is asked of their agent.
+	EventLog bool `json:"eventLog"`
+}
+
+// simulatedClasses fills in the simulated TEE's RuntimeClasses.
+func (h *Handle) simulatedClasses() error {
+	classes, err := config.Classes()
+	if err != nil {
+		return err
+	}
+	h.RuntimeClass, h.TEE = classes[0].Name, classes[0].TEE
+	for _, c := range classes {
+		h.Classes = append(h.Classes, Class{c.Name, c.TEE, c.EventLog})
+	}
+	return nil
+}
+
+// Class finds the RuntimeClass whose pods give evidence of a kind, with or
+// without a measured event log.
+func (h *Handle) Class(tee string, eventLog bool) (c Class, ok bool) {
+	for _, c := range h.Classes {
+		if c.TEE == tee && c.EventLog == eventLog {
+			return c, true
+		}
+	}
+	return Class{}, false
 }
 
 // Testbed is a running one.
@@ -216,30 +241,35 @@ func Up(ctx context.Context, o Options) (*Testbed, error) {
 	if err != nil {
 		return nil, err
 	}
-	admin, public, err := adminKey()
-	if err != nil {
-		return nil, err
-	}
 	h := Handle{
 		Provider: o.Provider, Name: o.Name, StateRoot: o.ClustersDir(), Kubeconfig: c.GetKubeconfig(),
-		RuntimeClass: simulation.RuntimeClass, Simulated: true, TEE: "tpm",
+		Simulated: true, Roots: parts.Roots, Programs: parts.NodePrograms,
 		Shim: o.Shim.Name(), LegacyInitData: o.Shim.Kata == "", // Kata 4.1 ignores that annotation.
 
 		Nginx: parts.Images["nginx"].Pinned(), UnlistedImage: simulation.KBSImage,
-		KBSURL:      fmt.Sprintf("http://%s.%s.svc.cluster.local:%d", KBSService, KBSNamespace, KBSPort),
-		KBSAdminKey: admin, NodeLogs: c.Logs(), Nodes: len(c.Nodes()),
+		NodeLogs: c.Logs(), Nodes: len(c.Nodes()),
 	}
 	if o.Workload != "" {
 		h.Nginx = o.Workload
+	}
+	if err := h.simulatedClasses(); err != nil {
+		return nil, err
 	}
 	t, err := Open(h)
 	if err != nil {
 		return nil, err
 	}
-	if err := simulation.CreateRuntimeClass(ctx, t.Pods.Kube); err != nil {
+	if err := simulation.CreateRuntimeClasses(ctx, t.Pods.Kube); err != nil {
 		return nil, err
 	}
-	if err := o.Progress.Do("KBS: deploy", func() error { return t.deployKBS(ctx, parts.KBSArchive, public) }); err != nil {
+	if err := o.Progress.Do("KBS: deploy", func() error {
+		if err := t.cluster.LoadImageArchive(ctx, parts.KBSArchive); err != nil {
+			return err
+		}
+		kbs, err := t.DeployKBS(ctx, KBSOptions{Namespace: KBSNamespace, NewNamespace: true})
+		t.KBSURL, t.KBSAdminKey = kbs.URL, kbs.AdminKey
+		return err
+	}); err != nil {
 		return nil, err
 	}
 	return t, t.save()
@@ -296,49 +326,4 @@ func Existing(o Options) (*Testbed, error) {
 // ExportLogs copies what the node and its guests logged into dir.
 func (t *Testbed) ExportLogs(ctx context.Context, dir string) error {
 	return t.cluster.ExportLogs(ctx, dir)
-}
-
-func (t *Testbed) deployKBS(ctx context.Context, archive, publicKey string) error {
-	if err := t.cluster.LoadImageArchive(ctx, archive); err != nil {
-		return err
-	}
-	text, err := manifests.Fill("kbs/kbs.yaml", map[string]string{
-		"Namespace": KBSNamespace, "Image": simulation.KBSImage,
-		"AdminPublicKey": "    " + strings.ReplaceAll(strings.TrimSpace(publicKey), "\n", "\n    "),
-	})
-	if err != nil {
-		return err
-	}
-	res, err := resources.New(t.cluster.KubernetesRestConfig())
-	if err != nil {
-		return err
-	}
-	if err := decoder.DecodeEach(ctx, bytes.NewReader(text), decoder.CreateHandler(res)); err != nil {
-		return fmt.Errorf("apply manifests/kbs/kbs.yaml: %w", err)
-	}
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
-	defer cancel()
-	if _, err := t.Pods.WaitReady(ctx, KBSNamespace, pod.Labelled("app", "kbs")); err != nil {
-		return fmt.Errorf("KBS: %w", err)
-	}
-	return nil
-}
-
-// adminKey makes the key pair of the KBS's administrator for this run.
-func adminKey() (private, public string, err error) {
-	pub, priv, err := ed25519.GenerateKey(rand.Reader)
-	if err != nil {
-		return "", "", err
-	}
-	p8, err := x509.MarshalPKCS8PrivateKey(priv)
-	if err != nil {
-		return "", "", err
-	}
-	spki, err := x509.MarshalPKIXPublicKey(pub)
-	if err != nil {
-		return "", "", err
-	}
-	private = string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: p8}))
-	public = string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: spki}))
-	return private, public, nil
 }

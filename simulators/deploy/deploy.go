@@ -21,21 +21,20 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/coco-e2e/coco-e2e/manifests"
+	"github.com/coco-e2e/coco-e2e/framework/cluster/simulation/config"
 )
 
 // Options are where things are, in the pod.
 type Options struct {
-	// Payload is the directory with opt/ (for the node's /opt/coco-sim),
+	// Payload is the directory with opt/ (for the node's /opt/coco-sim), roots/,
 	// bin/registry and images/.
 	Payload string
 	// Host is where the pod sees the node's root.
 	Host string
 	// Address is the node's, on which the registry listens for its guests.
 	Address string
-	// Runtime fills containerd's and the shim's configuration: RuntimeClass,
-	// RuntimeType, ShimPath, ShimConfig, HypervisorSocket.
-	Runtime map[string]string
+	// Kata says that the node has Kata's shim and is to use it.
+	Kata bool
 	// Log is told what goes on.
 	Log *slog.Logger
 }
@@ -48,11 +47,9 @@ const stopTimeout = 10 * time.Second
 
 // Where things are on a node.
 const (
-	programs   = "opt/coco-sim"
-	configDir  = "etc/coco-sim"
-	dropIn     = "etc/containerd/conf.d/coco-sim.toml"
+	programs   = config.Programs
+	configDir  = config.Dir
 	mainConfig = "etc/containerd/config.toml"
-	hosts      = "etc/containerd/certs.d/_default/hosts.toml"
 )
 
 // dropInImport is what containerd's own configuration must have.
@@ -73,7 +70,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	for name, argv := range map[string][]string{
 		"registry": {filepath.Join(o.Payload, "bin/registry"), "serve", "--addr", net.JoinHostPort(o.Address, registryPort), "--layout", filepath.Join(o.Payload, "images"), "--upstream"},
 		// podvm works on the node's mounts and network namespaces.
-		"podvm": {filepath.Join(o.Payload, "bin/busybox"), "nsenter", "-t", "1", "-m", "-u", "-i", "-n", "--", "/" + programs + "/bin/podvm", "--config", "/" + configDir + "/podvm.toml"},
+		"podvm": {filepath.Join(o.Payload, "bin/busybox"), "nsenter", "-t", "1", "-m", "-u", "-i", "-n", "--", programs + "/bin/podvm", "--config", config.PodVM},
 	} {
 		cmd := exec.Command(argv[0], argv[1:]...)
 		log, err := os.OpenFile(o.host("var/log", name+".log"), os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)
@@ -116,17 +113,14 @@ func (o Options) install() error {
 	if err := copyTree(filepath.Join(o.Payload, "opt"), o.host(programs)); err != nil {
 		return fmt.Errorf("programs: %w", err)
 	}
-	data := map[string]string{"Mirror": o.mirror()}
-	for k, v := range o.Runtime {
-		data[k] = v
+	if err := copyTree(filepath.Join(o.Payload, "roots"), o.host(config.Roots)); err != nil {
+		return fmt.Errorf("test roots: %w", err)
 	}
-	for from, to := range map[string]string{
-		"podvm.toml": configDir + "/podvm.toml", "shim.toml": configDir + "/shim.toml", "containerd.toml": dropIn, "hosts.toml": hosts,
-	} {
-		text, err := manifests.Fill("simulator/"+from, data)
-		if err != nil {
-			return err
-		}
+	files, err := config.Files(o.mirror(), o.Kata)
+	if err != nil {
+		return err
+	}
+	for to, text := range files {
 		if err := writeFile(o.host(to), text); err != nil {
 			return err
 		}
@@ -171,7 +165,7 @@ func (o Options) remove() error {
 
 func (o Options) removeFiles() error {
 	var errs []error
-	for _, p := range []string{programs, configDir, dropIn, hosts, "run/peerpod", "run/coco-sim"} {
+	for _, p := range []string{programs, configDir, config.Containerd, config.Hosts, "run/peerpod", "run/coco-sim"} {
 		errs = append(errs, os.RemoveAll(o.host(p)))
 	}
 	text, err := os.ReadFile(o.host(mainConfig))

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/coco-e2e/coco-e2e/simulators/podvm/stage"
+	"github.com/coco-e2e/coco-e2e/simulators/podvm/teepool"
 )
 
 // namespaces are a guest's own. The pod's network namespace is entered by the stage; cgroups are the node's.
@@ -82,7 +83,7 @@ func (v *vm) launch() (*guest, error) {
 func (v *vm) spec() (*os.File, error) {
 	c := &v.service.config
 	spec := stage.Spec{
-		Rootfs: c.GuestRootfs, Mountpoint: v.root(), AgentDir: v.agentDir(), LogDir: v.logs, TPM: v.tpmSocket(), NetNS: v.netns != "",
+		Rootfs: c.GuestRootfs, Mountpoint: v.root(), AgentDir: v.agentDir(), LogDir: v.logs, NetNS: v.netns != "",
 		Env: []string{
 			"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
 			"KATA_AGENT_SERVER_ADDR=unix:///run/agent-channel/agent.sock",
@@ -91,6 +92,13 @@ func (v *vm) spec() (*os.File, error) {
 			"KATA_AGENT_RPC_LOG=/var/log/guest/agent.jsonl",
 			"COCO_REGISTRY_MIRROR=" + c.RegistryMirror,
 		},
+	}
+	spec.Env = append(spec.Env, v.class.environment()...)
+	if v.tee != nil {
+		spec.TEE, spec.TEEDevice = v.teeSocket(), v.class.Device()
+		if v.class.VTPM() {
+			spec.Metadata = v.teeSocket() + teepool.MetadataSuffix
+		}
 	}
 	if _, err := os.Stat(v.initDataImage()); err == nil {
 		spec.InitData = v.initDataImage()

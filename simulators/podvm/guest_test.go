@@ -69,7 +69,7 @@ type seen struct {
 	FDs       map[string]string `json:"fds"`
 	Links     []string          `json:"/sys/class/net"`
 	Processes int               `json:"processes"`
-	TPM       string            `json:"tpm"`
+	TEE       string            `json:"tee"`
 	ReadOnly  []string          `json:"read-only"`
 }
 
@@ -114,7 +114,7 @@ func TestGuest(t *testing.T) {
 	if _, err := os.Stat(filepath.Join(c.StateDir, id)); !os.IsNotExist(err) {
 		t.Errorf("the VM's directory is left: %v", err)
 	}
-	for name, want := range map[string]string{"console.log": "fake agent boots\n", "tpm.log": "tpm log\n"} {
+	for name, want := range map[string]string{"console.log": "fake agent boots\n", "tee.log": "tee log\n"} {
 		if got, err := os.ReadFile(filepath.Join(logs, name)); err != nil || string(got) != want {
 			t.Errorf("%s: got %q %v, want %q", name, got, err, want)
 		}
@@ -126,9 +126,9 @@ func TestGuest(t *testing.T) {
 
 func checkGuest(t *testing.T, g seen, c config.Config, id, netnsLink string) {
 	t.Helper()
-	if g.PID != 1 || g.Processes != 1 || g.Hostname != "localhost" || g.TPM != "tpm hello\n" || g.NetNS != netnsLink {
-		t.Errorf("PID %d of %d processes, host %s, TPM %q, network namespace %s; want 1, 1, localhost, \"tpm hello\\n\", %s",
-			g.PID, g.Processes, g.Hostname, g.TPM, g.NetNS, netnsLink)
+	if g.PID != 1 || g.Processes != 1 || g.Hostname != "localhost" || g.TEE != "--kind tpm hello\n" || g.NetNS != netnsLink {
+		t.Errorf("PID %d of %d processes, host %s, TEE %q, network namespace %s; want 1, 1, localhost, \"--kind tpm hello\\n\", %s",
+			g.PID, g.Processes, g.Hostname, g.TEE, g.NetNS, netnsLink)
 	}
 	if !slices.Contains(g.Links, "podvmtest0") {
 		t.Errorf("interfaces %v, want those of the pod's network namespace", g.Links)

@@ -53,7 +53,7 @@ func (s *Service) clearLeftovers() error {
 	if err := s.clearStateDir(); err != nil {
 		return fmt.Errorf("clear an earlier podvm's state_dir: %w", err)
 	}
-	if err := os.RemoveAll(filepath.Join(s.config.LogDir, ".tpms")); err != nil {
+	if err := os.RemoveAll(filepath.Join(s.config.LogDir, ".tees")); err != nil {
 		return fmt.Errorf("clear an earlier podvm's log_dir: %w", err)
 	}
 	return nil

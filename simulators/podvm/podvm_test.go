@@ -63,18 +63,24 @@ func testConfig(t testing.TB) config.Config {
 			t.Fatal(err)
 		}
 	}
-	agent, tpm := filepath.Join(root, "usr/bin/kata-agent"), filepath.Join(dir, "tpm")
+	agent, tee := filepath.Join(root, "usr/bin/kata-agent"), filepath.Join(dir, "tee")
 	build := exec.Command("go", "build", "-o", agent, "./testdata/fake")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("build the fake agent: %v\n%s", err, out)
 	}
-	if err := os.Link(agent, tpm); err != nil {
+	if err := os.Link(agent, tee); err != nil {
 		t.Fatal(err)
 	}
 	return config.Config{
-		Socket: filepath.Join(dir, "h.sock"), StateDir: filepath.Join(dir, "vm"), LogDir: filepath.Join(dir, "log"),
-		GuestRootfs: root, TPMProgram: tpm, TPMPool: 1, BootTimeout: 20 * time.Second, AgentLog: "debug",
+		Classes: []config.Class{
+			{Socket: filepath.Join(dir, "h.sock"), TEE: "tpm", Pool: 1},
+			{Socket: filepath.Join(dir, "snp.sock"), TEE: "snp"},
+			{Socket: filepath.Join(dir, "az.sock"), TEE: "az-tdx-vtpm", EventLog: true},
+			{Socket: filepath.Join(dir, "sample.sock"), TEE: "sample"},
+		},
+		StateDir: filepath.Join(dir, "vm"), LogDir: filepath.Join(dir, "log"),
+		GuestRootfs: root, TEEProgram: tee, TEERoots: filepath.Join(dir, "roots"), BootTimeout: 20 * time.Second, AgentLog: "debug",
 		RegistryMirror: "http://192.0.2.1:5000", CgroupParent: "/" + filepath.Base(dir),
 	}
 }
@@ -107,8 +113,8 @@ func checkNothingLeft(t testing.TB, c config.Config) {
 	if _, err := os.Stat(c.StateDir); !os.IsNotExist(err) {
 		t.Errorf("the state directory is left: %v", err)
 	}
-	if _, err := os.Stat(filepath.Join(c.LogDir, ".tpms")); !os.IsNotExist(err) {
-		t.Errorf("TPM logs are left: %v", err)
+	if _, err := os.Stat(filepath.Join(c.LogDir, ".tees")); !os.IsNotExist(err) {
+		t.Errorf("TEE logs are left: %v", err)
 	}
 	checkNoCgroup(t, c.CgroupParent)
 }
@@ -150,7 +156,7 @@ func annotations(initData string) map[string]string {
 
 func create(t testing.TB, s *Service, id, netnsPath, initData string) string {
 	t.Helper()
-	r, err := s.CreateVM(t.Context(), &hypervisorpb.CreateVMRequest{Id: id, Annotations: annotations(initData), NetworkNamespacePath: netnsPath})
+	r, err := s.classes[0].CreateVM(t.Context(), &hypervisorpb.CreateVMRequest{Id: id, Annotations: annotations(initData), NetworkNamespacePath: netnsPath})
 	if err != nil {
 		t.Fatalf("CreateVM: %v", err)
 	}
@@ -243,21 +249,21 @@ func TestStopDuringBoot(t *testing.T) {
 	}
 }
 
-func TestBrokenTPM(t *testing.T) {
+func TestBrokenTEE(t *testing.T) {
 	c := testConfig(t)
-	mark := filepath.Join(filepath.Dir(c.TPMProgram), "break-tpm")
+	mark := filepath.Join(filepath.Dir(c.TEEProgram), "break-tee")
 	if err := os.WriteFile(mark, nil, 0o644); err != nil {
 		t.Fatal(err)
 	}
 	s := newService(t, c)
 	request := &hypervisorpb.CreateVMRequest{Id: "vm", Annotations: annotations("")}
-	if _, err := s.CreateVM(t.Context(), request); err == nil || !strings.Contains(err.Error(), "the fake TPM is broken") {
-		t.Errorf("got %v, want the TPM's words", err)
+	if _, err := s.classes[0].CreateVM(t.Context(), request); err == nil || !strings.Contains(err.Error(), "the fake TEE is broken") {
+		t.Errorf("got %v, want the TEE's words", err)
 	}
 	if err := os.Remove(mark); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.CreateVM(t.Context(), request); err != nil {
+	if _, err := s.classes[0].CreateVM(t.Context(), request); err != nil {
 		t.Errorf("after the repair: %v", err)
 	}
 }
@@ -270,7 +276,7 @@ func TestRefusedRequests(t *testing.T) {
 	}{
 		{"path", "../x", "", "pod", `VM id "../x"`},
 		{"dots", "..", "", "pod", `VM id ".."`},
-		{"hidden", ".tpms", "", "pod", `VM id ".tpms"`},
+		{"hidden", ".tees", "", "pod", `VM id ".tees"`},
 		{"empty", "", "", "pod", `VM id ""`},
 		{"long", strings.Repeat("a", 129), "", "pod", "VM id"},
 		{"socket path", strings.Repeat("a", 100), "", "pod", "set a shorter state_dir"},
@@ -282,7 +288,7 @@ func TestRefusedRequests(t *testing.T) {
 		{"pod", "x", "", "../../etc", `annotation io.kubernetes.cri.sandbox-name = "../../etc": not a Kubernetes name`},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			_, err := s.CreateVM(t.Context(), &hypervisorpb.CreateVMRequest{
+			_, err := s.classes[0].CreateVM(t.Context(), &hypervisorpb.CreateVMRequest{
 				Id: tc.id, NetworkNamespacePath: tc.netns, Annotations: map[string]string{annotationName: tc.pod},
 			})
 			if err == nil || !strings.Contains(err.Error(), tc.want) {
@@ -307,7 +313,7 @@ func TestRefusedInitData(t *testing.T) {
 		encoded:                                  "annotation io.katacontainers.config.hypervisor.cc_init_data is base64 of gzip: the shim has to decode it",
 		strings.Repeat("\n", initdata.MaxSize+1): "annotation io.katacontainers.config.hypervisor.cc_init_data: write init-data image: init-data is longer than",
 	} {
-		_, err := s.CreateVM(t.Context(), &hypervisorpb.CreateVMRequest{Id: "vm", Annotations: annotations(value)})
+		_, err := s.classes[0].CreateVM(t.Context(), &hypervisorpb.CreateVMRequest{Id: "vm", Annotations: annotations(value)})
 		if err == nil || !strings.HasPrefix(err.Error(), want) {
 			t.Errorf("got %v, want %s", err, want)
 		}
@@ -321,12 +327,12 @@ func TestRefusedInitData(t *testing.T) {
 	}
 }
 
-// TestKilledDaemon kills a daemon with SIGKILL: its guests and TPMs must end with it, and the next must clear the rest.
+// TestKilledDaemon kills a daemon with SIGKILL: its guests and TEEs must end with it, and the next must clear the rest.
 func TestKilledDaemon(t *testing.T) {
 	c := testConfig(t)
 	file := filepath.Join(filepath.Dir(c.StateDir), "podvm.toml")
-	text := fmt.Sprintf("socket=%q\nstate_dir=%q\nlog_dir=%q\nguest_rootfs=%q\ntpm_program=%q\ncgroup_parent=%q\n",
-		c.Socket, c.StateDir, c.LogDir, c.GuestRootfs, c.TPMProgram, c.CgroupParent)
+	text := fmt.Sprintf("state_dir=%q\nlog_dir=%q\nguest_rootfs=%q\ntee_program=%q\ncgroup_parent=%q\n[[class]]\nsocket=%q\ntee='tpm'\npool=2\n",
+		c.StateDir, c.LogDir, c.GuestRootfs, c.TEEProgram, c.CgroupParent, c.Classes[0].Socket)
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -336,7 +342,7 @@ func TestKilledDaemon(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = daemon.Process.Kill(); _ = daemon.Wait() })
-	client := dial(t, c.Socket)
+	client := dial(t, c.Classes[0].Socket)
 	if _, err := client.CreateVM(t.Context(), &hypervisorpb.CreateVMRequest{Id: "vm", Annotations: annotations("ready")}); err != nil {
 		t.Fatal(err)
 	}
@@ -349,7 +355,7 @@ func TestKilledDaemon(t *testing.T) {
 	base := filepath.Dir(c.StateDir)
 	before := processes(t, base)
 	if len(before) < 4 {
-		t.Fatalf("a guest of two processes and two TPMs or more were expected: %v", before)
+		t.Fatalf("a guest of two processes and two TEEs or more were expected: %v", before)
 	}
 	if err := daemon.Process.Kill(); err != nil {
 		t.Fatal(err)
@@ -397,7 +403,7 @@ func TestServe(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	served := make(chan error, 1)
 	go func() { served <- Serve(ctx, c, slog.New(slog.NewTextHandler(t.Output(), nil))) }()
-	client := dial(t, c.Socket)
+	client := dial(t, c.Classes[0].Socket)
 	if _, err := client.CreateVM(ctx, &hypervisorpb.CreateVMRequest{Id: "vm", Annotations: annotations("error no luck")}); err != nil {
 		t.Fatal(err)
 	}
@@ -409,16 +415,16 @@ func TestServe(t *testing.T) {
 	if err := <-served; err != nil {
 		t.Errorf("Serve: %v", err)
 	}
-	if _, err := os.Lstat(c.Socket); !os.IsNotExist(err) {
+	if _, err := os.Lstat(c.Classes[0].Socket); !os.IsNotExist(err) {
 		t.Errorf("the socket is left: %v", err)
 	}
 	checkNothingLeft(t, c)
 }
 
-// BenchmarkVM is what a VM costs beside its agent's own boot and its TPM's making, which a pool spares it.
+// BenchmarkVM is what a VM costs beside its agent's own boot and its TEE's making, which a pool spares it.
 func BenchmarkVM(b *testing.B) {
 	c := testConfig(b)
-	c.TPMPool = 8
+	c.Classes[0].Pool = 8
 	s := newService(b, c)
 	for i := 0; b.Loop(); i++ {
 		id := fmt.Sprintf("vm%d", i)
@@ -429,5 +435,49 @@ func BenchmarkVM(b *testing.B) {
 		b.StopTimer()
 		stop(b, s, id)
 		b.StartTimer()
+	}
+}
+
+// TestClasses checks what each class gives its guests: a device, a measurement at launch, an environment.
+func TestClasses(t *testing.T) {
+	// printf 'version = "0.1.0"\nalgorithm = "sha256"\n[data]\n' | openssl dgst -sha256
+	const document, digest = "version = \"0.1.0\"\nalgorithm = \"sha256\"\n[data]\n", "af398df379eb475aff9f02cd056d0d1f5d496b7a073927cb3ea92407d8ad61a3"
+	c := testConfig(t)
+	s := newService(t, c)
+	for _, tc := range []struct {
+		class              int
+		initData, tee, env string
+	}{
+		{0, "", "--kind tpm hello\n", ""},
+		{1, document, "--kind snp --roots " + c.TEERoots + " --host-data " + digest + " hello\n", ""},
+		{1, "", "--kind snp --roots " + c.TEERoots + " hello\n", ""},
+		{2, document, "--kind az-tdx-vtpm --roots " + c.TEERoots + " hello\n", "AA_TPM_AK_HANDLE=0x81000003 COCO_EVENTLOG=15"},
+		{3, document, "", "AA_SAMPLE_ATTESTER_TEST=yes"},
+	} {
+		id := fmt.Sprintf("vm%d-%d", tc.class, len(tc.initData))
+		class := s.classes[tc.class]
+		if _, err := class.CreateVM(t.Context(), &hypervisorpb.CreateVMRequest{Id: id, Annotations: annotations(tc.initData)}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := class.StartVM(t.Context(), &hypervisorpb.StartVMRequest{Id: id}); err != nil {
+			t.Fatal(err)
+		}
+		text, err := os.ReadFile(filepath.Join(c.LogDir, "ns_pod_"+id, "seen.json"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var g seen
+		if err := json.Unmarshal(text, &g); err != nil {
+			t.Fatal(err)
+		}
+		env := slices.DeleteFunc(g.Env, func(v string) bool { return !strings.HasPrefix(v, "AA_") && !strings.HasPrefix(v, "COCO_EV") })
+		if g.TEE != tc.tee || strings.Join(env, " ") != tc.env {
+			t.Errorf("class %d: TEE %q, environment %v, want %q, %q", tc.class, g.TEE, env, tc.tee, tc.env)
+		}
+		stop(t, s, id)
+	}
+	_, err := s.classes[1].CreateVM(t.Context(), &hypervisorpb.CreateVMRequest{Id: "vm", Annotations: annotations("no TOML")})
+	if err == nil || !strings.Contains(err.Error(), annotationInitData) {
+		t.Errorf("init-data that a host cannot digest: %v", err)
 	}
 }

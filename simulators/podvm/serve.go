@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/containerd/ttrpc"
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"github.com/coco-e2e/coco-e2e/framework/agentapi/hypervisorpb"
@@ -32,8 +33,17 @@ func Serve(ctx context.Context, c config.Config, log *slog.Logger) error {
 	return errors.Join(err, s.Close(closing))
 }
 
+// serve answers on the sockets of all classes; the first that fails ends all.
 func (s *Service) serve(ctx context.Context) error {
-	listener, err := listen(s.config.Socket)
+	group, ctx := errgroup.WithContext(ctx)
+	for _, c := range s.classes {
+		group.Go(func() error { return c.serve(ctx) })
+	}
+	return group.Wait()
+}
+
+func (c *class) serve(ctx context.Context) error {
+	listener, err := listen(c.Socket)
 	if err != nil {
 		return err
 	}
@@ -41,12 +51,12 @@ func (s *Service) serve(ctx context.Context) error {
 	if err != nil {
 		return errors.Join(err, listener.Close())
 	}
-	hypervisorpb.RegisterHypervisorService(server, s)
-	s.log.Info("serving", "socket", s.config.Socket, "tpm_pool", s.config.TPMPool)
+	hypervisorpb.RegisterHypervisorService(server, c)
+	c.log.Info("serving", "socket", c.Socket, "tee", c.TEE, "pool", c.Pool, "event_log", c.EventLog)
 	defer context.AfterFunc(ctx, func() { _ = server.Close() })()
 	// Closing the server closes the listener, which removes the socket.
 	if err := server.Serve(context.WithoutCancel(ctx), listener); err != nil && ctx.Err() == nil {
-		return errors.Join(fmt.Errorf("serve %s: %w", s.config.Socket, err), server.Close())
+		return errors.Join(fmt.Errorf("serve %s: %w", c.Socket, err), server.Close())
 	}
 	return nil
 }

@@ -12,7 +12,6 @@ import (
 	"log/slog"
 	"maps"
 	"os"
-	"path/filepath"
 	"slices"
 	"sync"
 	"time"
@@ -22,18 +21,17 @@ import (
 	"github.com/coco-e2e/coco-e2e/framework/agentapi/hypervisorpb"
 	"github.com/coco-e2e/coco-e2e/simulators/podvm/cgroup"
 	"github.com/coco-e2e/coco-e2e/simulators/podvm/config"
-	"github.com/coco-e2e/coco-e2e/simulators/podvm/tpmpool"
 )
 
 // Version is what the Version call answers. Kata's shim never asks.
 const Version = "0.1.0"
 
-// Service answers hypervisor.Hypervisor.
+// Service makes VMs of all classes.
 type Service struct {
 	config      config.Config
 	log         *slog.Logger
 	spawner     *spawner
-	tpms        *tpmpool.Pool
+	classes     []*class
 	hierarchies []string
 	lock        *os.File
 
@@ -42,10 +40,8 @@ type Service struct {
 	closed bool
 }
 
-var _ hypervisorpb.HypervisorService = (*Service)(nil)
-
 // New takes the state directory over, clears what an earlier daemon left there and in the cgroups, and starts making
-// TPMs. End it with Close.
+// TEEs. End it with Close.
 func New(c config.Config, log *slog.Logger) (*Service, error) {
 	s := &Service{config: c, log: log, spawner: newSpawner(), vms: map[string]*vm{}}
 	var err error
@@ -58,19 +54,17 @@ func New(c config.Config, log *slog.Logger) (*Service, error) {
 	if err != nil {
 		return nil, errors.Join(err, s.lock.Close())
 	}
-	s.tpms = &tpmpool.Pool{
-		Program: c.TPMProgram, Size: c.TPMPool, Spawn: s.spawner.spawnTPM, Log: log,
-		SocketDir: filepath.Join(c.StateDir, ".tpms"), LogDir: filepath.Join(c.LogDir, ".tpms"),
+	for i := range c.Classes {
+		s.classes = append(s.classes, s.newClass(i))
 	}
-	s.tpms.Fill()
 	return s, nil
 }
 
-// CreateVM prepares a guest: its directories, its init-data image, its TPM.
-func (s *Service) CreateVM(ctx context.Context, request *hypervisorpb.CreateVMRequest) (*hypervisorpb.CreateVMResponse, error) {
+// createVM prepares a guest: its directories, its init-data image, its TEE.
+func (s *Service) createVM(ctx context.Context, class *class, request *hypervisorpb.CreateVMRequest) (*hypervisorpb.CreateVMResponse, error) {
 	start := time.Now()
 	id := request.GetId()
-	v, err := s.reserve(request)
+	v, err := s.reserve(class, request)
 	if err != nil {
 		return nil, s.failed("CreateVM", id, err)
 	}
@@ -80,13 +74,13 @@ func (s *Service) CreateVM(ctx context.Context, request *hypervisorpb.CreateVMRe
 		}
 		return nil, s.failed("CreateVM", id, err)
 	}
-	s.log.Info("VM created", "id", id, "netns", v.netns, "duration", time.Since(start))
+	s.log.Info("VM created", "id", id, "tee", class.TEE, "netns", v.netns, "duration", time.Since(start))
 	return &hypervisorpb.CreateVMResponse{AgentSocketPath: v.agentSocket()}, nil
 }
 
 // reserve checks a request and enters its VM into the table.
-func (s *Service) reserve(request *hypervisorpb.CreateVMRequest) (*vm, error) {
-	v, err := newVM(s, request)
+func (s *Service) reserve(class *class, request *hypervisorpb.CreateVMRequest) (*vm, error) {
+	v, err := newVM(s, class, request)
 	if err != nil {
 		return nil, err
 	}
@@ -172,7 +166,11 @@ func (s *Service) Close(ctx context.Context) error {
 	for _, v := range vms {
 		group.Go(func() error { return s.remove(ctx, v) })
 	}
-	err := errors.Join(group.Wait(), s.tpms.Close())
+	err := group.Wait()
+	for _, class := range s.classes {
+		err = errors.Join(err, class.tees.Close())
+	}
+	err = errors.Join(err, os.RemoveAll(s.teeSockets()), os.RemoveAll(s.teeLogs()))
 	cgroup.RemoveEmpty(s.hierarchies, s.config.CgroupParent)
 	return errors.Join(err, releaseStateDir(s.config.StateDir, s.lock))
 }

@@ -5,7 +5,7 @@ import (
 	"runtime"
 	"syscall"
 
-	"github.com/coco-e2e/coco-e2e/simulators/podvm/tpmpool"
+	"github.com/coco-e2e/coco-e2e/simulators/podvm/teepool"
 )
 
 // spawner starts processes that the kernel kills when this one ends, however it ends.
@@ -39,8 +39,8 @@ func (s *spawner) start(path string, argv, env []string, files []*os.File, flags
 	return process, err
 }
 
-// spawnTPM starts a TPM on the node's side, in podvm's own namespaces.
-func (s *spawner) spawnTPM(argv []string, files *tpmpool.Files) (*os.Process, error) {
+// spawnTEE starts a TEE on the node's side, in podvm's own namespaces.
+func (s *spawner) spawnTEE(argv []string, files *teepool.Files) (*os.Process, error) {
 	null, err := os.Open(os.DevNull)
 	if err != nil {
 		return nil, err

@@ -2,6 +2,7 @@ package podvm
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"os"
@@ -14,7 +15,7 @@ import (
 	"github.com/coco-e2e/coco-e2e/framework/agentapi/hypervisorpb"
 	"github.com/coco-e2e/coco-e2e/framework/initdata"
 	"github.com/coco-e2e/coco-e2e/simulators/podvm/cgroup"
-	"github.com/coco-e2e/coco-e2e/simulators/podvm/tpmpool"
+	"github.com/coco-e2e/coco-e2e/simulators/podvm/teepool"
 )
 
 // maxSocketPath is what a unix socket's address can hold, without its final zero byte.
@@ -23,6 +24,7 @@ const maxSocketPath = 107
 // vm is one guest with all that belongs to it.
 type vm struct {
 	service *Service
+	class   *class
 	id      string
 	netns   string // path of the pod's network namespace; "" leaves the guest without a network
 	dir     string // everything of the VM's that is not a log
@@ -34,12 +36,13 @@ type vm struct {
 
 	// mu is held by create, boot and stop: they exclude each other.
 	mu      sync.Mutex
-	tpm     *tpmpool.TPM
+	tee     *teepool.TEE
+	created bool
 	guest   *guest
 	removed bool
 }
 
-func newVM(s *Service, request *hypervisorpb.CreateVMRequest) (*vm, error) {
+func newVM(s *Service, class *class, request *hypervisorpb.CreateVMRequest) (*vm, error) {
 	id, netns := request.GetId(), request.GetNetworkNamespacePath()
 	if err := checkID(id); err != nil {
 		return nil, err
@@ -52,7 +55,7 @@ func newVM(s *Service, request *hypervisorpb.CreateVMRequest) (*vm, error) {
 		return nil, err
 	}
 	v := &vm{
-		service: s, id: id, netns: netns,
+		service: s, class: class, id: id, netns: netns,
 		dir: filepath.Join(s.config.StateDir, id), logs: filepath.Join(s.config.LogDir, logs),
 	}
 	if n := len(v.agentSocket()); n > maxSocketPath {
@@ -93,7 +96,7 @@ func openNetNS(path string) (*os.File, error) {
 
 func (v *vm) agentDir() string      { return filepath.Join(v.dir, "agent") }
 func (v *vm) agentSocket() string   { return filepath.Join(v.agentDir(), "agent.sock") }
-func (v *vm) tpmSocket() string     { return filepath.Join(v.dir, "tpm.sock") }
+func (v *vm) teeSocket() string     { return filepath.Join(v.dir, "tee.sock") }
 func (v *vm) initDataImage() string { return filepath.Join(v.dir, "initdata.img") }
 func (v *vm) root() string          { return filepath.Join(v.dir, "root") }
 func (v *vm) console() string       { return filepath.Join(v.logs, "console.log") }
@@ -119,11 +122,49 @@ func (v *vm) create(ctx context.Context, rawInitData string) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(v.stopping, cancel)()
-	var err error
-	if v.tpm, err = v.service.tpms.Take(ctx); err != nil {
+	if err := v.takeTEE(ctx, rawInitData); err != nil {
 		return err
 	}
-	return v.tpm.Move(v.tpmSocket(), filepath.Join(v.logs, "tpm.log"))
+	v.created = true
+	return nil
+}
+
+// takeTEE gives the VM its root of trust. Hardware that measures init-data at launch is told its digest here, before
+// any of the guest runs.
+func (v *vm) takeTEE(ctx context.Context, rawInitData string) (err error) {
+	switch {
+	case v.class.None():
+		return nil
+	case v.class.Measured():
+		var args []string
+		if rawInitData != "" {
+			digest, err := hostDigest(rawInitData)
+			if err != nil {
+				return err
+			}
+			args = []string{"--host-data", hex.EncodeToString(digest)}
+		}
+		v.tee, err = v.class.tees.Make(args...)
+	default:
+		v.tee, err = v.class.tees.Take(ctx)
+	}
+	if err != nil {
+		return err
+	}
+	return v.tee.Move(v.teeSocket(), filepath.Join(v.logs, "tee.log"))
+}
+
+// hostDigest is what a host gives hardware at launch: the digest that the init-data names, whole.
+func hostDigest(raw string) ([]byte, error) {
+	document, err := initdata.Parse([]byte(raw))
+	if err != nil {
+		return nil, fmt.Errorf("annotation %s: %w", annotationInitData, err)
+	}
+	digest, err := document.Digest()
+	if err != nil {
+		return nil, fmt.Errorf("annotation %s: %w", annotationInitData, err)
+	}
+	return digest, nil
 }
 
 // writeInitData makes the block device by which Kata hands init-data over (src/agent/src/initdata.rs reads it). A shim
@@ -149,7 +190,7 @@ func (v *vm) boot(ctx context.Context) error {
 	switch {
 	case v.removed:
 		return fmt.Errorf("VM %s has been stopped", v.id)
-	case v.tpm == nil:
+	case !v.created:
 		return fmt.Errorf("VM %s was not created as a whole", v.id)
 	case v.guest != nil:
 		return fmt.Errorf("VM %s was started already", v.id)
@@ -205,8 +246,8 @@ func (v *vm) stop(ctx context.Context) error {
 		}
 		v.guest.kill()
 	}
-	if v.tpm != nil {
-		v.tpm.Kill()
+	if v.tee != nil {
+		v.tee.Kill()
 	}
 	ctx, cancel := context.WithTimeout(ctx, removeTimeout)
 	defer cancel()

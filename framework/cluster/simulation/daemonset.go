@@ -37,9 +37,7 @@ func Deploy(ctx context.Context, c cluster.Provider, archive string, shim Shim) 
 			return err
 		}
 	}
-	runtime := shim.runtimeSettings()
-	runtime["RuntimeClass"], runtime["HypervisorSocket"] = RuntimeClass, hypervisorSocket
-	text, err := manifests.Fill("simulator/daemonset.yaml", map[string]any{"Namespace": DeployNamespace, "Image": DeployImage, "Runtime": runtime})
+	text, err := manifests.Fill("simulator/daemonset.yaml", map[string]any{"Namespace": DeployNamespace, "Image": DeployImage, "Kata": shim.Kata != ""})
 	if err != nil {
 		return err
 	}

@@ -77,7 +77,7 @@ func AgentLog(logs, namespace, podName string) ([]RPC, error) {
 // of a pod's guests were made with, as the host side wrote them down: quotes
 // that other keys signed are not of this pod's TPM.
 func AttestationKeys(logs, namespace, podName string) ([]*rsa.PublicKey, error) {
-	files, err := filepath.Glob(filepath.Join(GuestLogs(logs, namespace, podName), "tpm-ak.pem"))
+	files, err := filepath.Glob(filepath.Join(GuestLogs(logs, namespace, podName), "tee-ak.pem"))
 	if err != nil {
 		return nil, err
 	}

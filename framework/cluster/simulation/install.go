@@ -21,6 +21,7 @@ import (
 
 	"github.com/coco-e2e/coco-e2e/framework/cluster"
 	"github.com/coco-e2e/coco-e2e/framework/cluster/local"
+	"github.com/coco-e2e/coco-e2e/framework/cluster/simulation/config"
 	"github.com/coco-e2e/coco-e2e/framework/guest"
 	"github.com/coco-e2e/coco-e2e/manifests"
 )
@@ -28,27 +29,20 @@ import (
 // registryPort is where the registry listens, on the link to the node only.
 const registryPort = 5000
 
-// hypervisorSocket is where podvm serves the remote-hypervisor protocol on the node.
-const hypervisorSocket = "/run/peerpod/hypervisor.sock"
-
 // Prepare writes the node's configuration into dir and shows it, with the
 // programs, to a local cluster that does not run yet.
 func (p *Parts) Prepare(c *local.Cluster, dir string, shim Shim) error {
-	data := shim.runtimeSettings()
-	data["Mirror"], data["RuntimeClass"] = p.mirror(c), RuntimeClass
 	programs := filepath.Join(dir, "opt")
 	if err := guest.Snapshot(p.NodePrograms, programs); err != nil {
 		return fmt.Errorf("simulator programs: %w", err)
 	}
-	for to, from := range map[string]string{
-		"etc/podvm.toml": "podvm.toml", "etc/shim.toml": "shim.toml",
-		"conf.d/coco-sim.toml": "containerd.toml", "certs.d/_default/hosts.toml": "hosts.toml",
-	} {
-		text, err := manifests.Fill("simulator/"+from, data)
-		if err != nil {
-			return err
-		}
-		target := filepath.Join(dir, to)
+	files, err := config.Files(p.mirror(c), shim.Kata != "")
+	if err != nil {
+		return err
+	}
+	root := filepath.Join(dir, "root")
+	for name, text := range files {
+		target := filepath.Join(root, name)
 		if err := os.MkdirAll(filepath.Dir(target), 0o755); err != nil {
 			return err
 		}
@@ -56,14 +50,15 @@ func (p *Parts) Prepare(c *local.Cluster, dir string, shim Shim) error {
 			return err
 		}
 	}
+	if err := os.CopyFS(filepath.Join(root, config.Roots), os.DirFS(p.Roots)); err != nil {
+		return fmt.Errorf("test roots: %w", err)
+	}
 	if err := AddShim(c, filepath.Join(dir, "kata"), shim); err != nil {
 		return err
 	}
-	for source, target := range map[string]string{
-		programs: "/opt/coco-sim", filepath.Join(dir, "etc"): "/etc/coco-sim",
-		filepath.Join(dir, "conf.d"): "/etc/containerd/conf.d", filepath.Join(dir, "certs.d"): "/etc/containerd/certs.d",
-	} {
-		c.AddMount(cluster.Mount{Source: source, Target: target})
+	c.AddMount(cluster.Mount{Source: programs, Target: config.Programs})
+	for _, d := range []string{config.Dir, filepath.Dir(config.Containerd), filepath.Dir(filepath.Dir(config.Hosts))} {
+		c.AddMount(cluster.Mount{Source: filepath.Join(root, d), Target: d})
 	}
 	return nil
 }
@@ -90,12 +85,20 @@ func startNode(ctx context.Context, n cluster.Node, shim Shim) error {
 	if err := shim.startSyslog(ctx, n); err != nil {
 		return err
 	}
-	if err := n.Start(ctx, "/var/log/podvm.log", "/opt/coco-sim/bin/podvm", "--config", "/etc/coco-sim/podvm.toml"); err != nil {
+	if err := n.Start(ctx, "/var/log/podvm.log", config.Programs+"/bin/podvm", "--config", config.PodVM); err != nil {
 		return err
 	}
-	check := fmt.Sprintf(`i=0; while [ ! -S %s ]; do i=$((i+1)); [ $i -lt 500 ] || { tail -n 5 /var/log/podvm.log; exit 1; }; usleep 20000; done`, hypervisorSocket)
+	classes, err := config.Classes()
+	if err != nil {
+		return err
+	}
+	sockets := ""
+	for _, c := range classes {
+		sockets += " " + c.Socket
+	}
+	check := fmt.Sprintf(`i=0; for s in%s; do while [ ! -S $s ]; do i=$((i+1)); [ $i -lt 500 ] || { tail -n 5 /var/log/podvm.log; exit 1; }; usleep 20000; done; done`, sockets)
 	if err := n.Exec(ctx, nil, nil, "/bin/sh", "-c", check); err != nil {
-		return fmt.Errorf("podvm on node %s did not serve %s within 10 s: %w", n.Name(), hypervisorSocket, err)
+		return fmt.Errorf("podvm on node %s did not serve%s within 10 s: %w", n.Name(), sockets, err)
 	}
 	return nil
 }
@@ -139,15 +142,25 @@ func (p *Parts) startRegistry(ctx context.Context, c *local.Cluster, logPath str
 	}
 }
 
-// CreateRuntimeClass registers the simulated TEE with Kubernetes.
-func CreateRuntimeClass(ctx context.Context, kube kubernetes.Interface) error {
-	var rc nodev1.RuntimeClass
-	if err := yaml.UnmarshalStrict(manifests.Read("simulator/runtimeclass.yaml"), &rc); err != nil {
-		return fmt.Errorf("manifests/simulator/runtimeclass.yaml: %w", err)
+// CreateRuntimeClasses registers the simulated TEE's RuntimeClasses with Kubernetes.
+func CreateRuntimeClasses(ctx context.Context, kube kubernetes.Interface) error {
+	classes, err := config.Classes()
+	if err != nil {
+		return err
 	}
-	_, err := kube.NodeV1().RuntimeClasses().Create(ctx, &rc, metav1.CreateOptions{})
-	if err != nil && !apierrors.IsAlreadyExists(err) {
-		return fmt.Errorf("create RuntimeClass %s: %w", rc.Name, err)
+	for _, c := range classes {
+		text, err := manifests.Fill("simulator/runtimeclass.yaml", c)
+		if err != nil {
+			return err
+		}
+		var rc nodev1.RuntimeClass
+		if err := yaml.UnmarshalStrict(text, &rc); err != nil {
+			return fmt.Errorf("manifests/simulator/runtimeclass.yaml: %w", err)
+		}
+		_, err = kube.NodeV1().RuntimeClasses().Create(ctx, &rc, metav1.CreateOptions{})
+		if err != nil && !apierrors.IsAlreadyExists(err) {
+			return fmt.Errorf("create RuntimeClass %s: %w", rc.Name, err)
+		}
 	}
 	return nil
 }

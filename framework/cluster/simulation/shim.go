@@ -8,9 +8,12 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
+	"strings"
 
 	"github.com/coco-e2e/coco-e2e/framework/cluster"
 	"github.com/coco-e2e/coco-e2e/framework/cluster/node"
+	"github.com/coco-e2e/coco-e2e/framework/cluster/simulation/config"
 	"github.com/coco-e2e/coco-e2e/manifests"
 )
 
@@ -31,25 +34,6 @@ func (s Shim) Name() string {
 		return "kata"
 	}
 	return "coco-sim"
-}
-
-// Where Kata's shim and its configuration are on a node: as kata-deploy puts them.
-const (
-	kataDir    = "/opt/kata"
-	kataShim   = "bin/containerd-shim-kata-v2"
-	kataConfig = "share/defaults/kata-containers/configuration-remote.toml"
-)
-
-// runtimeSettings fill containerd's configuration of the runtime.
-func (s Shim) runtimeSettings() map[string]string {
-	if s.Kata == "" {
-		return map[string]string{
-			"RuntimeType": "io.containerd.coco-sim.v2", "ShimPath": "/opt/coco-sim/bin/containerd-shim-coco-sim-v2", "ShimConfig": "/etc/coco-sim/shim.toml",
-		}
-	}
-	return map[string]string{
-		"RuntimeType": "io.containerd.kata-remote.v2", "ShimPath": filepath.Join(kataDir, kataShim), "ShimConfig": filepath.Join(kataDir, kataConfig),
-	}
 }
 
 // Check says what keeps Kata's shim from running on a node whose root is
@@ -132,31 +116,60 @@ func AddShim(c Mounter, dir string, shim Shim) error {
 	if err := shim.layOut(dir); err != nil {
 		return err
 	}
-	c.AddMount(cluster.Mount{Source: dir, Target: kataDir})
+	c.AddMount(cluster.Mount{Source: dir, Target: config.Kata})
 	return nil
 }
 
-// layOut puts Kata's shim and its configuration into dir, which nodes see as
-// /opt/kata.
+// layOut puts Kata's shim and its configuration for each class into dir, which
+// nodes see as /opt/kata.
 func (s Shim) layOut(dir string) error {
-	for _, p := range []string{kataShim, kataConfig} {
-		if err := os.MkdirAll(filepath.Dir(filepath.Join(dir, p)), 0o755); err != nil {
-			return err
-		}
+	classes, err := config.Classes()
+	if err != nil {
+		return err
 	}
-	shim := filepath.Join(dir, kataShim)
+	in := func(onNode string) string { return filepath.Join(dir, strings.TrimPrefix(onNode, config.Kata)) }
+	shim := in(config.KataShim)
+	if err := os.MkdirAll(filepath.Dir(shim), 0o755); err != nil {
+		return err
+	}
 	if err := node.CopyFile(s.Kata, shim); err != nil {
 		return fmt.Errorf("KATA_SHIM: %w", err)
 	}
 	if err := os.Chmod(shim, 0o755); err != nil {
 		return err
 	}
-	text, err := manifests.Fill("simulator/configuration-remote.toml", map[string]string{"HypervisorSocket": hypervisorSocket})
-	if s.KataConfig != "" {
-		text, err = os.ReadFile(s.KataConfig)
+	for _, c := range classes {
+		text, err := s.kataConfig(c)
+		if err != nil {
+			return err
+		}
+		target := in(config.KataConfig(c))
+		if err := os.MkdirAll(filepath.Dir(target), 0o755); err != nil {
+			return err
+		}
+		if err := os.WriteFile(target, text, 0o644); err != nil {
+			return err
+		}
 	}
+	return nil
+}
+
+// hypervisorSocket is the setting by which a configuration file of Kata's
+// chooses the kind of VM.
+var hypervisorSocket = regexp.MustCompile(`(?m)^(\s*remote_hypervisor_socket\s*=).*$`)
+
+// kataConfig is the configuration of Kata's shim for a class: the user's own
+// with that class's socket, or ours.
+func (s Shim) kataConfig(c config.Class) ([]byte, error) {
+	if s.KataConfig == "" {
+		return manifests.Fill("simulator/configuration-remote.toml", map[string]any{"Class": c})
+	}
+	text, err := os.ReadFile(s.KataConfig)
 	if err != nil {
-		return err
+		return nil, fmt.Errorf("KATA_CONFIG: %w", err)
 	}
-	return os.WriteFile(filepath.Join(dir, kataConfig), text, 0o644)
+	if !hypervisorSocket.Match(text) {
+		return nil, fmt.Errorf("KATA_CONFIG=%s: hypervisor.remote.remote_hypervisor_socket is missing: set it to any path, the run puts in podvm's", s.KataConfig)
+	}
+	return hypervisorSocket.ReplaceAll(text, []byte(`${1} "`+c.Socket+`"`)), nil
 }

@@ -8,7 +8,7 @@ import (
 
 	"github.com/BurntSushi/toml"
 
-	"github.com/coco-e2e/coco-e2e/manifests"
+	"github.com/coco-e2e/coco-e2e/framework/cluster/simulation/config"
 )
 
 func TestShimCheck(t *testing.T) {
@@ -54,27 +54,35 @@ func TestKataShimIsWhereContainerdLooks(t *testing.T) {
 	if err := shim.layOut(dir); err != nil {
 		t.Fatal(err)
 	}
-	data := shim.runtimeSettings()
-	data["Mirror"], data["RuntimeClass"] = "", "kata-cc"
-	text, err := manifests.Fill("simulator/containerd.toml", data)
+	files, err := config.Files("", true)
 	if err != nil {
 		t.Fatal(err)
 	}
+	text := files["/etc/containerd/conf.d/coco-sim.toml"]
 	var containerd struct {
 		Plugins map[string]struct {
 			Containerd struct {
-				Runtimes map[string]struct {
-					Type    string `toml:"runtime_type"`
-					Path    string `toml:"runtime_path"`
-					Options struct{ ConfigPath string }
-				}
+				Runtimes map[string]kataRuntime
 			}
 		}
 	}
 	if _, err := toml.Decode(string(text), &containerd); err != nil {
 		t.Fatal(err)
 	}
-	r := containerd.Plugins["io.containerd.cri.v1.runtime"].Containerd.Runtimes["kata-cc"]
+	runtimes := containerd.Plugins["io.containerd.cri.v1.runtime"].Containerd.Runtimes
+	for name, socket := range map[string]string{"kata-cc": "/run/peerpod/hypervisor.sock", "kata-cc-snp": "/run/peerpod/snp.sock"} {
+		checkKataRuntime(t, dir, runtimes[name], socket)
+	}
+}
+
+type kataRuntime struct {
+	Type    string `toml:"runtime_type"`
+	Path    string `toml:"runtime_path"`
+	Options struct{ ConfigPath string }
+}
+
+func checkKataRuntime(t *testing.T, dir string, r kataRuntime, socket string) {
+	t.Helper()
 	if r.Type != "io.containerd.kata-remote.v2" || r.Path != "/opt/kata/bin/containerd-shim-kata-v2" {
 		t.Errorf("runtime %s at %s", r.Type, r.Path)
 	}
@@ -88,8 +96,8 @@ func TestKataShimIsWhereContainerdLooks(t *testing.T) {
 	if _, err := toml.DecodeFile(filepath.Join(dir, strings.TrimPrefix(r.Options.ConfigPath, "/opt/kata")), &config); err != nil {
 		t.Fatal(err)
 	}
-	if config.Hypervisor.Remote.Socket != hypervisorSocket {
-		t.Errorf("hypervisor socket %q, want podvm's, %q", config.Hypervisor.Remote.Socket, hypervisorSocket)
+	if config.Hypervisor.Remote.Socket != socket {
+		t.Errorf("hypervisor socket %q, want podvm's, %q", config.Hypervisor.Remote.Socket, socket)
 	}
 	if _, err := os.Stat(filepath.Join(dir, strings.TrimPrefix(r.Path, "/opt/kata"))); err != nil {
 		t.Error(err)

@@ -1,5 +1,5 @@
 // Package simulation gives the nodes of a cluster what TEE hardware and a CoCo
-// installation would: the kata-cc runtime with its shim, the pod VM daemon,
+// installation would: the kata-cc runtimes with their shim, the pod VM daemon,
 // the guest image, and a registry with the images that the suite needs.
 //
 // It builds those programs from this project's simulators/ by path and starts
@@ -25,9 +25,6 @@ import (
 	"github.com/coco-e2e/coco-e2e/framework/guest"
 	"github.com/coco-e2e/coco-e2e/framework/progress"
 )
-
-// RuntimeClass is the name and handler of the simulated TEE's RuntimeClass.
-const RuntimeClass = "kata-cc"
 
 // DeployImage is the name under which the image that puts the simulated TEE on
 // nodes is loaded.
@@ -65,6 +62,9 @@ type Parts struct {
 	NodePrograms string
 	// Registry is the registry program of this machine.
 	Registry string
+	// Roots is the directory of the test roots that certify simulated
+	// hardware; the part that verifiers need is in its PEM files.
+	Roots string
 	// Layout is the directory of images that the registry serves.
 	Layout string
 	// KBSArchive is the KBS simulator's image as an archive.
@@ -78,7 +78,7 @@ type Parts struct {
 func (b *Builder) Build(ctx context.Context, img *node.Image) (*Parts, error) {
 	p := &Parts{
 		NodePrograms: filepath.Join(b.Cache, "opt"), Registry: filepath.Join(b.Cache, "bin", "registry"),
-		Layout: filepath.Join(b.Cache, "images"), KBSArchive: filepath.Join(b.Cache, "kbs.tar"),
+		Roots: filepath.Join(b.Cache, "roots"), Layout: filepath.Join(b.Cache, "images"), KBSArchive: filepath.Join(b.Cache, "kbs.tar"),
 	}
 	if err := b.Progress.Do("simulators: compiling", func() error { return b.compile(ctx, p) }); err != nil {
 		return nil, err
@@ -89,6 +89,7 @@ func (b *Builder) Build(ctx context.Context, img *node.Image) (*Parts, error) {
 		}
 		g, ctx := errgroup.WithContext(ctx)
 		g.Go(func() error { return b.workloads(ctx, p) })
+		g.Go(func() error { return b.roots(ctx, p) })
 		g.Go(func() error {
 			return b.run(ctx, p.Registry, "archive", "--out", p.KBSArchive, "--reference", KBSImage,
 				"--binary", filepath.Join(b.Cache, "bin", "kbs")+":/usr/local/bin/kbs", "--entrypoint", "/usr/local/bin/kbs")
@@ -122,7 +123,7 @@ func (b *Builder) DeployArchive(ctx context.Context, p *Parts) (string, error) {
 		return b.run(ctx, p.Registry, "archive", "--out", archive, "--reference", DeployImage, "--entrypoint", "/deploy",
 			"--binary", filepath.Join(b.Cache, "bin", "deploy")+":/deploy", "--binary", p.Registry+":/payload/bin/registry",
 			"--binary", node.Busybox+":/payload/bin/busybox",
-			"--tree", p.NodePrograms+":/payload/opt", "--tree", p.Layout+":/payload/images")
+			"--tree", p.NodePrograms+":/payload/opt", "--tree", p.Roots+":/payload/roots", "--tree", p.Layout+":/payload/images")
 	})
 	return archive, err
 }
@@ -140,6 +141,21 @@ func (b *Builder) output(ctx context.Context, argv ...string) ([]byte, error) {
 		return nil, fmt.Errorf("%s: %w\n%s", strings.Join(argv, " "), err, text.String())
 	}
 	return out.Bytes(), nil
+}
+
+// roots makes the test roots, once for all runs with this cache.
+func (b *Builder) roots(ctx context.Context, p *Parts) error {
+	if _, err := os.Stat(p.Roots); err == nil {
+		return nil
+	}
+	fresh := p.Roots + ".new"
+	if err := os.RemoveAll(fresh); err != nil {
+		return err
+	}
+	if err := b.run(ctx, filepath.Join(p.NodePrograms, guest.TEE), "make-roots", "--out", fresh); err != nil {
+		return err
+	}
+	return os.Rename(fresh, p.Roots)
 }
 
 // workloads builds the images that pods of the suite run, unless the program

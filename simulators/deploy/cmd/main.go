@@ -18,6 +18,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/coco-e2e/coco-e2e/framework/cluster/simulation/config"
 	"github.com/coco-e2e/coco-e2e/simulators/deploy"
 )
 
@@ -47,22 +48,31 @@ func runCommand() *cobra.Command {
 	f.StringVar(&o.Payload, "payload", "/payload", "directory with opt, bin and images")
 	f.StringVar(&o.Host, "host", "/host", "where the node's root is mounted")
 	f.StringVar(&o.Address, "address", "", "the node's address")
-	f.StringToStringVar(&o.Runtime, "runtime", nil, "settings of containerd's and the shim's configuration, name=value")
+	f.BoolVar(&o.Kata, "kata-shim", false, "use Kata's shim, which the node has at "+config.KataShim)
 	return cmd
 }
 
 func readyCommand() *cobra.Command {
-	var socket string
+	var host string
 	cmd := &cobra.Command{
 		Use: "ready", Short: "Succeed when the pod VM daemon serves", Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
-			c, err := net.Dial("unix", socket)
+			classes, err := config.Classes()
 			if err != nil {
-				return errors.Join(errors.New("podvm does not serve yet"), err)
+				return err
 			}
-			return c.Close()
+			for _, class := range classes {
+				c, err := net.Dial("unix", filepath.Join(host, class.Socket))
+				if err != nil {
+					return errors.Join(errors.New("podvm does not serve yet"), err)
+				}
+				if err := c.Close(); err != nil {
+					return err
+				}
+			}
+			return nil
 		},
 	}
-	cmd.Flags().StringVar(&socket, "socket", filepath.Join("/host", "run/peerpod/hypervisor.sock"), "podvm's socket")
+	cmd.Flags().StringVar(&host, "host", "/host", "where the node's root is mounted")
 	return cmd
 }

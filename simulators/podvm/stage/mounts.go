@@ -106,7 +106,8 @@ func (s Spec) binds() error {
 		flags          uintptr
 	}{
 		{"/sys/fs/cgroup", "sys/fs/cgroup", unix.MS_REC},
-		{s.TPM, "dev/tpm0", 0},
+		{s.TEE, "dev/" + s.TEEDevice, 0},
+		{s.Metadata, "run/imds.sock", 0},
 		{s.InitData, "dev/vda", unix.MS_RDONLY},
 		{s.AgentDir, "run/agent-channel", unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC},
 		{s.LogDir, "var/log/guest", unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC},

@@ -40,8 +40,10 @@ type Spec struct {
 	Mountpoint string
 	// AgentDir becomes /run/agent-channel, LogDir /var/log/guest, both writable.
 	AgentDir, LogDir string
-	// TPM is the TPM's socket, which becomes /dev/tpm0.
-	TPM string
+	// TEE is the socket of the hardware root of trust, which becomes the device TEEDevice in /dev; "" when there is none.
+	TEE, TEEDevice string
+	// Metadata is the socket of the instance metadata service, which becomes /run/imds.sock; "" when there is none.
+	Metadata string
 	// InitData is the init-data image, which becomes /dev/vda, read-only; "" when the pod has none.
 	InitData string
 	// NetNS says that NetNSFD is open and is the guest's network namespace.

@@ -1,4 +1,4 @@
-// Command fake is, for podvm's tests, a guest's agent or a TPM. The agent does what its init-data says and writes down
+// Command fake is, for podvm's tests, a guest's agent or a TEE. The agent does what its init-data says and writes down
 // what it sees of its world.
 package main
 
@@ -20,8 +20,8 @@ import (
 
 func main() {
 	switch {
-	case len(os.Args) == 7 && os.Args[1] == "--socket":
-		tpm(os.Args[2], os.Args[4], os.Args[6])
+	case len(os.Args) > 6 && os.Args[1] == "--socket":
+		tee(os.Args[2], os.Args[4], os.Args[6], os.Args[7:])
 	case len(os.Args) == 2 && os.Args[1] == "child":
 		wait()
 	default:
@@ -43,22 +43,25 @@ func wait() {
 	<-c
 }
 
-// tpm answers every line with "tpm" and the line.
-func tpm(socket, log, key string) {
-	if _, err := os.Stat(filepath.Join(filepath.Dir(os.Args[0]), "break-tpm")); err == nil {
-		fmt.Fprintln(os.Stderr, "the fake TPM is broken")
+// tee answers every line with what it was started with and the line.
+func tee(socket, log, key string, args []string) {
+	if _, err := os.Stat(filepath.Join(filepath.Dir(os.Args[0]), "break-tee")); err == nil {
+		fmt.Fprintln(os.Stderr, "the fake TEE is broken")
 		os.Exit(1)
 	}
-	must(0, os.WriteFile(log, []byte("tpm log\n"), 0o644))
-	must(0, os.WriteFile(key, []byte("tpm key\n"), 0o644))
+	must(0, os.WriteFile(log, []byte("tee log\n"), 0o644))
+	must(0, os.WriteFile(key, []byte("tee key\n"), 0o644))
 	l := must(net.Listen("unix", socket))
+	if strings.Contains(strings.Join(args, " "), "az-") {
+		must(net.Listen("unix", socket+".imds"))
+	}
 	fmt.Println("READY")
 	for {
 		c := must(l.Accept())
 		go func() {
 			s := bufio.NewScanner(c)
 			for s.Scan() {
-				fmt.Fprintln(c, "tpm "+s.Text())
+				fmt.Fprintln(c, strings.Join(args, " "), s.Text())
 			}
 			c.Close()
 		}()
@@ -142,10 +145,15 @@ func look(fds map[string]string) map[string]any {
 	}
 	procs, _ := filepath.Glob("/proc/[0-9]*")
 	seen["processes"] = len(procs)
-	c := must(net.Dial("unix", "/dev/tpm0"))
-	fmt.Fprintln(c, "hello")
-	seen["tpm"] = must(bufio.NewReader(c).ReadString('\n'))
-	c.Close()
+	for _, device := range []string{"/dev/tpm0", "/dev/sev-guest"} {
+		c, err := net.Dial("unix", device)
+		if err != nil {
+			continue
+		}
+		fmt.Fprintln(c, "hello")
+		seen["tee"] = must(bufio.NewReader(c).ReadString('\n'))
+		c.Close()
+	}
 	refused := []string{}
 	for _, path := range []string{"/dev/vda", "/sys/kernel/uevent_seqnum"} {
 		f, err := os.OpenFile(path, os.O_WRONLY, 0)

@@ -1,7 +1,8 @@
-// Package tpmpool keeps started and provisioned TPMs ready, each a process of its own.
+// Package teepool starts simulated hardware roots of trust, each a process of its own, and keeps provisioned ones ready
+// where making one takes time.
 //
-// It must not know what a guest is or what a TPM answers.
-package tpmpool
+// It must not know what a guest is or what a TEE answers.
+package teepool
 
 import (
 	"context"
@@ -17,25 +18,27 @@ import (
 )
 
 // ErrClosed is the answer of a pool that has been closed.
-var ErrClosed = errors.New("the TPM pool is closed")
+var ErrClosed = errors.New("the pool of TEEs is closed")
 
-// Pool starts TPMs ahead of their use. Its fields must not change after the first use.
+// Pool starts TEEs ahead of their use. Its fields must not change after the first use.
 type Pool struct {
-	// Program is run as PROGRAM --socket PATH --log PATH --ak-public PATH.
+	// Program is run as PROGRAM --socket PATH --log PATH --ak-public PATH ARGS.
 	Program string
-	// Size is how many TPMs are kept ready.
+	// Args are the same for all TEEs of the pool: which kind of hardware they are.
+	Args []string
+	// Size is how many TEEs are kept ready.
 	Size int
-	// SocketDir and LogDir get a TPM's socket and log until they are moved. LogDir must be on the file system of the
+	// SocketDir and LogDir get a TEE's socket and log until they are moved. LogDir must be on the file system of the
 	// logs' final places, SocketDir on that of the sockets'. Both are made when missing and removed by Close.
 	SocketDir, LogDir string
 	// Spawn starts processes, in the way that makes them end with this one.
 	Spawn func(argv []string, files *Files) (*os.Process, error)
-	// Log is told of TPMs that fail.
+	// Log is told of TEEs that fail.
 	Log *slog.Logger
 
 	mu       sync.Mutex
 	next     int
-	ready    []*TPM
+	ready    []*TEE
 	starting int
 	waiters  []*waiter
 	closed   bool
@@ -53,7 +56,7 @@ type waiter struct {
 }
 
 type result struct {
-	tpm *TPM
+	tee *TEE
 	err error
 }
 
@@ -70,14 +73,14 @@ func (p *Pool) fill() {
 		p.next++
 		number := p.next
 		p.working.Go(func() {
-			t, err := p.start(strconv.Itoa(number))
+			t, err := p.start(strconv.Itoa(number), nil)
 			p.add(number, t, err)
 		})
 	}
 }
 
 // add takes in what a start gave.
-func (p *Pool) add(number int, t *TPM, err error) {
+func (p *Pool) add(number int, t *TEE, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.starting--
@@ -93,7 +96,7 @@ func (p *Pool) add(number int, t *TPM, err error) {
 		p.waiters[0].got <- result{nil, err}
 		p.waiters = p.waiters[1:]
 	default:
-		p.Log.Error("a TPM for the pool did not start", "error", err)
+		p.Log.Error("a TEE for the pool did not start", "error", err)
 	}
 	// After a failure only waiters are worth another start: for the pool alone it would only spin.
 	if err == nil || len(p.waiters) > 0 {
@@ -101,8 +104,8 @@ func (p *Pool) add(number int, t *TPM, err error) {
 	}
 }
 
-// give hands a TPM to whoever waits longest, or keeps it ready.
-func (p *Pool) give(t *TPM) {
+// give hands a TEE to whoever waits longest, or keeps it ready.
+func (p *Pool) give(t *TEE) {
 	if len(p.waiters) > 0 {
 		p.waiters[0].got <- result{t, nil}
 		p.waiters = p.waiters[1:]
@@ -112,20 +115,20 @@ func (p *Pool) give(t *TPM) {
 	go p.watch(t)
 }
 
-// watch drops a TPM that ends while it is in the pool.
-func (p *Pool) watch(t *TPM) {
+// watch drops a TEE that ends while it is in the pool.
+func (p *Pool) watch(t *TEE) {
 	<-t.ended
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if i := slices.Index(p.ready, t); i >= 0 {
 		p.ready = slices.Delete(p.ready, i, i+1)
-		p.Log.Error("a TPM of the pool ended before its use", "state", t.state.String())
+		p.Log.Error("a TEE of the pool ended before its use", "state", t.state.String())
 		t.removeFiles()
 	}
 }
 
-// Take gives a ready TPM, or one that it starts. The caller ends it with Kill.
-func (p *Pool) Take(ctx context.Context) (*TPM, error) {
+// Take gives a ready TEE, or one that it starts. The caller ends it with Kill.
+func (p *Pool) Take(ctx context.Context) (*TEE, error) {
 	p.mu.Lock()
 	if p.closed {
 		p.mu.Unlock()
@@ -144,11 +147,26 @@ func (p *Pool) Take(ctx context.Context) (*TPM, error) {
 	p.mu.Unlock()
 	select {
 	case r := <-mine.got:
-		return r.tpm, r.err
+		return r.tee, r.err
 	case <-ctx.Done():
 	}
 	p.abandon(mine)
-	return nil, fmt.Errorf("wait for a TPM: %w", context.Cause(ctx))
+	return nil, fmt.Errorf("wait for a TEE: %w", context.Cause(ctx))
+}
+
+// Make starts a TEE with arguments of its own, such as what its host measured at launch. The caller ends it with Kill.
+func (p *Pool) Make(args ...string) (*TEE, error) {
+	p.mu.Lock()
+	if p.closed {
+		p.mu.Unlock()
+		return nil, ErrClosed
+	}
+	p.next++
+	name := strconv.Itoa(p.next)
+	p.working.Add(1)
+	p.mu.Unlock()
+	defer p.working.Done()
+	return p.start(name, args)
 }
 
 // abandon takes back a place in the queue, and what was handed over at the last moment.
@@ -162,13 +180,13 @@ func (p *Pool) abandon(mine *waiter) {
 	switch r := <-mine.got; {
 	case r.err != nil:
 	case p.closed:
-		r.tpm.Kill()
+		r.tee.Kill()
 	default:
-		p.give(r.tpm)
+		p.give(r.tee)
 	}
 }
 
-// Close ends the TPMs that nobody took and removes the pool's directories. It returns when they are gone.
+// Close ends the TEEs that nobody took and removes the pool's directories. It returns when they are gone.
 func (p *Pool) Close() error {
 	p.mu.Lock()
 	p.closed = true
@@ -186,5 +204,5 @@ func (p *Pool) Close() error {
 }
 
 func (p *Pool) paths(name string) (socket, log string) {
-	return filepath.Join(p.SocketDir, name+".sock"), filepath.Join(p.LogDir, "tpm-"+name+".log")
+	return filepath.Join(p.SocketDir, name+".sock"), filepath.Join(p.LogDir, "tee-"+name+".log")
 }

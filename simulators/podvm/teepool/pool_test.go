@@ -1,4 +1,4 @@
-package tpmpool
+package teepool
 
 import (
 	"context"
@@ -15,7 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// fake is a TPM as far as a pool knows: a file at the socket's path and a line on standard output.
+// fake is a TEE as far as a pool knows: a file at the socket's path and a line on standard output.
 const fake = `#!/bin/sh
 [ ! -e "$0.broken" ] || { echo "no luck" >&2; exit 1; }
 [ ! -e "$0.gate" ] || read x < "$0.gate"
@@ -82,7 +82,7 @@ func TestTakeAndRefill(t *testing.T) {
 	}
 	poll(t, "a pool full again", func() bool { return p.count() == 2 })
 	if n := started.Load(); n != 3 {
-		t.Errorf("%d TPMs were started, want 3", n)
+		t.Errorf("%d TEEs were started, want 3", n)
 	}
 	socket, log := filepath.Join(t.TempDir(), "socket"), filepath.Join(t.TempDir(), "log")
 	if err := tpm.Move(socket, log); err != nil {
@@ -122,7 +122,7 @@ func TestEmptyPool(t *testing.T) {
 	p, started := newPool(t, 0)
 	p.Fill()
 	if n := started.Load(); n != 0 {
-		t.Errorf("%d TPMs were started for a pool of none", n)
+		t.Errorf("%d TEEs were started for a pool of none", n)
 	}
 	tpm, err := p.Take(t.Context())
 	if err != nil {
@@ -130,7 +130,7 @@ func TestEmptyPool(t *testing.T) {
 	}
 	tpm.Kill()
 	if n := started.Load(); n != 1 {
-		t.Errorf("%d TPMs were started, want 1", n)
+		t.Errorf("%d TEEs were started, want 1", n)
 	}
 }
 
@@ -142,7 +142,7 @@ func TestFailure(t *testing.T) {
 	}
 	p.Fill()
 	if _, err := p.Take(t.Context()); err == nil || !strings.Contains(err.Error(), "no luck") {
-		t.Errorf("got %v, want the TPM's words", err)
+		t.Errorf("got %v, want the TEE's words", err)
 	}
 	if err := os.Remove(broken); err != nil {
 		t.Fatal(err)
@@ -174,13 +174,13 @@ func TestAbandoned(t *testing.T) {
 	if err := os.WriteFile(gate, []byte("go\n"), 0); err != nil {
 		t.Fatal(err)
 	}
-	poll(t, "the TPM in the pool", func() bool { return p.count() == 1 })
+	poll(t, "the TEE in the pool", func() bool { return p.count() == 1 })
 	tpm, err := p.Take(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
 	tpm.Kill()
 	if n := started.Load(); n != 1 {
-		t.Errorf("%d TPMs were started, want 1", n)
+		t.Errorf("%d TEEs were started, want 1", n)
 	}
 }

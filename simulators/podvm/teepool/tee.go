@@ -1,4 +1,4 @@
-package tpmpool
+package teepool
 
 import (
 	"bufio"
@@ -6,38 +6,42 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 	"strings"
 	"time"
 )
 
-// startTimeout bounds making a TPM, which takes some 50 ms.
+// startTimeout bounds making a TEE, which takes some 50 ms.
 const startTimeout = 30 * time.Second
 
-// TPM is one running TPM.
-type TPM struct {
-	// Socket and Log are the paths of its socket and log. Beside the log stands the public half of its attestation
-	// key (PEM): what the host side knows of this TPM, for whoever wants to tell its quotes from another's.
+// MetadataSuffix makes the path of the metadata service's socket of a TEE's, where the TEE has one.
+const MetadataSuffix = ".imds"
+
+// TEE is one running TEE.
+type TEE struct {
+	// Socket and Log are the paths of its socket and log. Beside the log of a TEE that signs with an attestation key
+	// (a TPM) stands that key's public half (PEM): what the host side knows of this TEE, for whoever wants to tell its quotes from another's.
 	Socket, Log string
 
 	process *os.Process
-	stdout  *os.File // its read end is kept so that a write does not end the TPM
+	stdout  *os.File // its read end is kept so that a write does not end the TEE
 	ended   chan struct{}
 	state   *os.ProcessState // set when ended is closed
 }
 
-func (p *Pool) start(name string) (*TPM, error) {
-	t, err := p.launch(name)
+func (p *Pool) start(name string, args []string) (*TEE, error) {
+	t, err := p.launch(name, args)
 	if err != nil {
-		return nil, fmt.Errorf("start TPM %s: %w", p.Program, err)
+		return nil, fmt.Errorf("start TEE %s: %w", p.Program, err)
 	}
 	return t, nil
 }
 
-func (p *Pool) launch(name string) (*TPM, error) {
+func (p *Pool) launch(name string, args []string) (*TEE, error) {
 	if err := errors.Join(os.MkdirAll(p.SocketDir, 0o700), os.MkdirAll(p.LogDir, 0o700)); err != nil {
 		return nil, err
 	}
-	t := &TPM{ended: make(chan struct{})}
+	t := &TEE{ended: make(chan struct{})}
 	t.Socket, t.Log = p.paths(name)
 	log, err := os.OpenFile(t.Log, os.O_CREATE|os.O_TRUNC|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
@@ -48,7 +52,8 @@ func (p *Pool) launch(name string) (*TPM, error) {
 	if err != nil {
 		return nil, err
 	}
-	t.process, err = p.Spawn([]string{p.Program, "--socket", t.Socket, "--log", t.Log, "--ak-public", akPath(t.Log)}, &Files{Stdout: write, Stderr: log})
+	argv := slices.Concat([]string{p.Program, "--socket", t.Socket, "--log", t.Log, "--ak-public", akPath(t.Log)}, p.Args, args)
+	t.process, err = p.Spawn(argv, &Files{Stdout: write, Stderr: log})
 	write.Close()
 	if err != nil {
 		read.Close()
@@ -67,7 +72,7 @@ func (p *Pool) launch(name string) (*TPM, error) {
 	return t, nil
 }
 
-func (t *TPM) awaitReady() error {
+func (t *TEE) awaitReady() error {
 	if err := t.stdout.SetReadDeadline(time.Now().Add(startTimeout)); err != nil {
 		return err
 	}
@@ -89,32 +94,35 @@ func (t *TPM) awaitReady() error {
 // akPath is where the attestation key's public half stands beside a log.
 func akPath(log string) string { return strings.TrimSuffix(log, ".log") + "-ak.pem" }
 
-// Move gives the TPM's socket and log new paths, where they stay connected to it.
-func (t *TPM) Move(socket, log string) error {
+// Move gives the TEE's socket and log new paths, where they stay connected to it.
+func (t *TEE) Move(socket, log string) error {
 	if err := os.Rename(t.Socket, socket); err != nil {
-		return fmt.Errorf("move the TPM's socket: %w", err)
+		return fmt.Errorf("move the TEE's socket: %w", err)
+	}
+	if err := os.Rename(t.Socket+MetadataSuffix, socket+MetadataSuffix); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("move the TEE's metadata socket: %w", err)
 	}
 	t.Socket = socket
 	if err := os.Rename(t.Log, log); err != nil {
-		return fmt.Errorf("move the TPM's log: %w", err)
+		return fmt.Errorf("move the TEE's log: %w", err)
 	}
-	if err := os.Rename(akPath(t.Log), akPath(log)); err != nil {
-		return fmt.Errorf("move the TPM's key: %w", err)
+	if err := os.Rename(akPath(t.Log), akPath(log)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("move the TEE's key: %w", err)
 	}
 	t.Log = ""
 	return nil
 }
 
-// Kill ends the TPM and returns when it is gone, with its socket, and with its log if that was never moved.
-func (t *TPM) Kill() {
+// Kill ends the TEE and returns when it is gone, with its socket, and with its log if that was never moved.
+func (t *TEE) Kill() {
 	_ = t.process.Kill() // fails only when it has ended
 	<-t.ended
 	t.removeFiles()
 	t.stdout.Close()
 }
 
-func (t *TPM) removeFiles() {
-	paths := []string{t.Socket}
+func (t *TEE) removeFiles() {
+	paths := []string{t.Socket, t.Socket + MetadataSuffix}
 	if t.Log != "" {
 		paths = append(paths, t.Log, akPath(t.Log))
 	}
