@@ -17,6 +17,8 @@ type exchange struct {
 	body   []byte
 
 	session, token string // fingerprints
+	tee            string // of the session, when one was found
+	judged         bool   // it came to a verdict on evidence, or to the resource policy
 	notes          []any  // more for the log: names and values
 }
 
@@ -50,13 +52,13 @@ func (s *Server) api(w http.ResponseWriter, r *http.Request, path string) {
 	segments := strings.Split(path, "/")
 	x := &exchange{Request: r, plugin: segments[0], path: segments[1:], query: query, body: body}
 	granted, failed := s.dispatch(x)
-	status, decision := http.StatusOK, ""
+	status, decision, size := http.StatusOK, "", 0
 	if failed != nil {
-		status, decision = failed.status(), failed.variant
+		status, decision, size = failed.status(), failed.variant, len(failed.body())
 	} else {
-		decision = granted.decision
+		decision, size = granted.decision, len(granted.body)
 	}
-	s.account(x, start, status, decision, failed)
+	s.account(x, start, status, size, decision, failed)
 	respond(w, granted, failed)
 }
 
@@ -93,10 +95,9 @@ func (x *exchange) event() string {
 	return "other"
 }
 
-func (s *Server) account(x *exchange, start time.Time, status int, decision string, failed *failure) {
+func (s *Server) account(x *exchange, start time.Time, status, size int, decision string, failed *failure) {
 	took := time.Since(start)
-	s.metrics.requests.WithLabelValues(x.event(), decision).Inc()
-	s.metrics.duration.WithLabelValues(x.event()).Observe(took.Seconds())
+	s.metrics.account(x, took, size, decision, failed)
 	line := []any{
 		"event", x.event(), "decision", decision, "method", x.Method, "path", clip(x.URL.Path), "status", status,
 		"session", x.session, "token", x.token, "remote", x.RemoteAddr, "duration_us", took.Microseconds(),

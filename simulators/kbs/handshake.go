@@ -55,6 +55,7 @@ func (s *Server) attest(x *exchange) (*reply, *failure) {
 		return nil, attestFailed(err)
 	}
 	x.session = fingerprint(found.id)
+	x.tee = found.tee
 	x.notes = append(x.notes, "tee", found.tee)
 	if found.token != "" {
 		return tokenReply(x, found, "attested before")
@@ -62,6 +63,7 @@ func (s *Server) attest(x *exchange) (*reply, *failure) {
 	if sent.Runtime.Nonce != found.nonce {
 		return nil, attestFailed(errNonce)
 	}
+	x.judged = true
 	appraisal, err := s.attestation.Attest(x.Context(), attestation.Input{
 		TEE: found.tee, Evidence: sent.Evidence, Runtime: sent.Runtime, InitData: sent.InitData,
 	})

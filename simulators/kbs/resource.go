@@ -15,7 +15,6 @@ import (
 	"github.com/coco-e2e/coco-e2e/simulators/kbs/jwe"
 	"github.com/coco-e2e/coco-e2e/simulators/kbs/message"
 	"github.com/coco-e2e/coco-e2e/simulators/kbs/policy"
-	"github.com/coco-e2e/coco-e2e/simulators/kbs/token"
 )
 
 // maxResources bounds the store; each resource is bounded by the size of a request.
@@ -84,6 +83,7 @@ func (s *Server) resource(x *exchange) (*reply, *failure) {
 		return nil, failed
 	}
 	// The policy comes before the look-up, so that a denial does not tell what exists.
+	x.judged = true
 	request := policy.Request{Plugin: x.plugin, Path: x.path, Query: x.query}
 	allowed, err := s.policy.Load().Allow(x.Context(), claims, request)
 	if err != nil {
@@ -127,7 +127,7 @@ func (s *Server) claims(x *exchange) (map[string]any, *failure) {
 		return nil, tokenNotFound()
 	}
 	x.token = fingerprint(bearer)
-	claims, err := token.Verify(bearer, s.now())
+	claims, err := s.verifier.Verify(bearer, s.now())
 	if err != nil {
 		return nil, tokenRefused(err)
 	}

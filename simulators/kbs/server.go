@@ -21,10 +21,12 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/coco-e2e/coco-e2e/framework/evidence"
 	"github.com/coco-e2e/coco-e2e/simulators/kbs/admin"
 	"github.com/coco-e2e/coco-e2e/simulators/kbs/attestation"
 	"github.com/coco-e2e/coco-e2e/simulators/kbs/config"
 	"github.com/coco-e2e/coco-e2e/simulators/kbs/policy"
+	"github.com/coco-e2e/coco-e2e/simulators/kbs/token"
 )
 
 const (
@@ -48,6 +50,7 @@ type Server struct {
 	metrics     *metrics
 	gate        *admin.Gate
 	attestation *attestation.Service
+	verifier    *token.Verifier
 	sessions    *sessions
 	resources   *resources
 	policy      atomic.Pointer[policy.Resource]
@@ -63,12 +66,15 @@ func New(configuration *config.Config, log io.Writer, options Options) (*Server,
 	if s.gate, err = admin.New(&configuration.Admin, s.now); err != nil {
 		return nil, err
 	}
-	broker := configuration.Attestation.Broker
-	s.attestation, err = attestation.New(attestation.Options{
-		Issuer: broker.Issuer, Developer: broker.Developer, Build: broker.Build, Profile: broker.Profile,
-		TokenLifetime: broker.TokenLifetime(), Now: s.now,
-	})
+	if s.verifier, err = newVerifier(&configuration.Token); err != nil {
+		return nil, err
+	}
+	service, err := attestationOptions(&configuration.Attestation)
 	if err != nil {
+		return nil, err
+	}
+	service.Now = s.now
+	if s.attestation, err = attestation.New(service); err != nil {
 		return nil, fmt.Errorf("attestation service: %w", err)
 	}
 	compiled, err := policy.CompileResource(policy.DefaultResource)
@@ -79,6 +85,48 @@ func New(configuration *config.Config, log io.Writer, options Options) (*Server,
 	s.sessions = newSessions(configuration.Attestation.SessionTimeout(), s.now)
 	s.metrics = newMetrics(s.sessions.count)
 	return s, nil
+}
+
+// newVerifier reads what tokens may be signed with.
+func newVerifier(c *config.Token) (*token.Verifier, error) {
+	verifier := &token.Verifier{InsecureHeaderJWK: c.InsecureHeaderJWK}
+	for i, path := range c.TrustedCerts {
+		certificates, err := token.ReadCertificates(path)
+		if err != nil {
+			return nil, fmt.Errorf("field attestation_token.trusted_certs_paths[%d]: %w", i, err)
+		}
+		verifier.Roots = append(verifier.Roots, certificates...)
+	}
+	for i, uri := range c.TrustedJWKSets {
+		keys, err := admin.ReadJWKSet(strings.TrimPrefix(uri, "file://"))
+		if err != nil {
+			return nil, fmt.Errorf("field attestation_token.trusted_jwk_sets[%d]: %w", i, err)
+		}
+		verifier.JWKs = append(verifier.JWKs, keys...)
+	}
+	return verifier, nil
+}
+
+// attestationOptions reads what the attestation service needs.
+func attestationOptions(c *config.Attestation) (attestation.Options, error) {
+	broker := c.Broker
+	options := attestation.Options{
+		Issuer: broker.Issuer, Developer: broker.Developer, Build: broker.Build, Profile: broker.Profile,
+		TokenLifetime: broker.TokenLifetime(), Terse: broker.Verbose != nil && !*broker.Verbose,
+	}
+	var err error
+	if broker.Signer.Key != "" {
+		options.Signer, err = token.LoadSigner(broker.Signer.Key, broker.Signer.Certificate, broker.Signer.URL)
+		if err != nil {
+			return options, fmt.Errorf("field attestation_service.attestation_token_broker.signer: %w", err)
+		}
+	}
+	if c.Verifier.TestRoots != "" {
+		if options.Roots, err = evidence.LoadRoots(c.Verifier.TestRoots); err != nil {
+			return options, fmt.Errorf("field attestation_service.verifier_config.test_roots: %w", err)
+		}
+	}
+	return options, nil
 }
 
 // Run serves until ctx ends, then lets requests in progress finish for some seconds.
@@ -147,7 +195,12 @@ func (s *Server) banner(listeners []net.Listener) {
 	if s.config.Admin.Mode == config.AdminAllowAll {
 		s.journal.Warn("everyone may administer", "field", "admin.authorization_mode", "value", config.AdminAllowAll)
 	}
-	s.journal.Warn("tokens signed with any key in their header are taken", "field", "attestation_token.insecure_header_jwk")
+	if s.config.Token.InsecureHeaderJWK {
+		s.journal.Warn("tokens signed with any key in their header are taken", "field", "attestation_token.insecure_header_jwk")
+	}
+	if s.config.Attestation.Verifier.TestRoots != "" {
+		s.journal.Warn("evidence of simulated hardware is taken", "field", "attestation_service.verifier_config.test_roots")
+	}
 }
 
 // ServeHTTP routes as Trustee does (kbs/src/api_server.rs): paths are taken as they are, never cleaned or redirected.

@@ -10,6 +10,7 @@ import (
 	"crypto/ed25519"
 	"crypto/rsa"
 	"crypto/x509"
+	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -67,11 +68,28 @@ func New(configuration *config.Admin, now func() time.Time) (*Gate, error) {
 		return gate, nil
 	}
 	for i, configured := range configuration.Authentication.BearerJWT.Providers {
-		key, algorithms, err := readKey(configured.PublicKeyPath())
-		if err != nil {
-			return nil, fmt.Errorf("field admin.authentication.bearer_jwt.identity_providers[%d].public_key_uri: %w", i, err)
+		field := fmt.Sprintf("field admin.authentication.bearer_jwt.identity_providers[%d].", i)
+		if configured.PublicKeyURI != "" {
+			key, algorithms, err := readKey(configured.PublicKeyPath())
+			if err != nil {
+				return nil, fmt.Errorf("%spublic_key_uri: %w", field, err)
+			}
+			gate.providers = append(gate.providers, provider{configured.Issuer, configured.Audience, key, algorithms})
 		}
-		gate.providers = append(gate.providers, provider{configured.Issuer, configured.Audience, key, algorithms})
+		if configured.JWKSetURI == "" {
+			continue
+		}
+		keys, err := ReadJWKSet(configured.JWKSetPath())
+		if err != nil {
+			return nil, fmt.Errorf("%sjwk_set_uri: %w", field, err)
+		}
+		for _, key := range keys {
+			algorithms, err := algorithmsOf(key.Key)
+			if err != nil {
+				return nil, fmt.Errorf("%sjwk_set_uri: key %q: %w", field, key.KeyID, err)
+			}
+			gate.providers = append(gate.providers, provider{configured.Issuer, configured.Audience, key.Key, algorithms})
+		}
 	}
 	for i, acl := range configuration.Authorization.RegexACL.ACLs {
 		endpoints, err := regexp.Compile(acl.AllowedEndpoints)
@@ -96,15 +114,44 @@ func readKey(path string) (crypto.PublicKey, []jose.SignatureAlgorithm, error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("%s: want a public key in PEM (BEGIN PUBLIC KEY): %w", path, err)
 	}
-	switch public := key.(type) {
-	case ed25519.PublicKey:
-		return public, []jose.SignatureAlgorithm{jose.EdDSA}, nil
-	case *ecdsa.PublicKey:
-		return public, []jose.SignatureAlgorithm{jose.ES256, jose.ES384}, nil
-	case *rsa.PublicKey:
-		return public, []jose.SignatureAlgorithm{jose.RS256, jose.RS384, jose.RS512, jose.PS256, jose.PS384, jose.PS512}, nil
+	algorithms, err := algorithmsOf(key)
+	if err != nil {
+		return nil, nil, fmt.Errorf("%s: %w", path, err)
 	}
-	return nil, nil, fmt.Errorf("%s: %T: want an Ed25519, EC or RSA key", path, key)
+	return key, algorithms, nil
+}
+
+// ReadJWKSet reads the public keys of a JWK set (RFC 7517, section 5).
+func ReadJWKSet(path string) ([]jose.JSONWebKey, error) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	var set jose.JSONWebKeySet
+	if err := json.Unmarshal(text, &set); err != nil {
+		return nil, fmt.Errorf("%s: want a JWK set: %w", path, err)
+	}
+	for _, key := range set.Keys {
+		if !key.IsPublic() {
+			return nil, fmt.Errorf("%s: key %q is not a public key", path, key.KeyID)
+		}
+	}
+	if len(set.Keys) == 0 {
+		return nil, fmt.Errorf("%s: the JWK set has no keys", path)
+	}
+	return set.Keys, nil
+}
+
+func algorithmsOf(key any) ([]jose.SignatureAlgorithm, error) {
+	switch key.(type) {
+	case ed25519.PublicKey:
+		return []jose.SignatureAlgorithm{jose.EdDSA}, nil
+	case *ecdsa.PublicKey:
+		return []jose.SignatureAlgorithm{jose.ES256, jose.ES384}, nil
+	case *rsa.PublicKey:
+		return []jose.SignatureAlgorithm{jose.RS256, jose.RS384, jose.RS512, jose.PS256, jose.PS384, jose.PS512}, nil
+	}
+	return nil, fmt.Errorf("%T: want an Ed25519, EC or RSA key", key)
 }
 
 // Check says why the sender of a request may not administer, or nil. Errors have no part of a token but its role.

@@ -6,8 +6,10 @@ package attestation
 
 import (
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -29,7 +31,13 @@ const (
 type Options struct {
 	Issuer, Developer, Build, Profile string
 	TokenLifetime                     time.Duration
-	Now                               func() time.Time
+	// Terse leaves devices' evidence out of tokens (verbose_token = false).
+	Terse bool
+	// Signer signs tokens; nil makes one with a key of its own.
+	Signer *token.Signer
+	// Roots are test roots that certify simulated hardware.
+	Roots evidence.Roots
+	Now   func() time.Time
 }
 
 // Defaults of [Options].
@@ -48,7 +56,7 @@ func (o *Options) complete() {
 			*into = value
 		}
 	}
-	if o.TokenLifetime <= 0 {
+	if o.TokenLifetime == 0 {
 		o.TokenLifetime = 5 * time.Minute
 	}
 	if o.Now == nil {
@@ -69,12 +77,14 @@ type Service struct {
 // New makes a service with the default policy, no reference values and a new token key.
 func New(options Options) (*Service, error) {
 	options.complete()
-	signer, err := token.NewSigner()
-	if err != nil {
-		return nil, err
+	if options.Signer == nil {
+		var err error
+		if options.Signer, err = token.NewSigner(); err != nil {
+			return nil, err
+		}
 	}
 	service := &Service{
-		options: options, signer: signer, policies: map[string]*policy.Attestation{}, references: map[string]any{},
+		options: options, signer: options.Signer, policies: map[string]*policy.Attestation{}, references: map[string]any{},
 	}
 	return service, service.SetPolicy(DefaultPolicyID, policy.DefaultAttestation)
 }
@@ -149,15 +159,14 @@ func (s *Service) Attest(ctx context.Context, input Input) (*Appraisal, error) {
 	if input.Runtime.AdditionalEvidence != "" {
 		return nil, errors.New("additional_evidence: this simulator of Trustee verifies no devices")
 	}
-	// The policies and texts below are those for a TPM's evidence.
-	if input.TEE != evidence.KindTPM {
-		return nil, fmt.Errorf("verify TEE evidence failed: this simulator of Trustee verifies the TEE tpm only, not %s", input.TEE)
-	}
-	verified, err := evidence.Verify(input.TEE, input.Evidence, reportData, evidence.Options{InitDataDigest: initData.digest})
+	claims, err := s.verify(input, reportData, initData)
 	if err != nil {
-		return nil, verifierError(err)
+		return nil, err
 	}
-	appraisal := &Appraisal{TEE: input.TEE, Claims: annotated(verified.Map(), input, initData)}
+	appraisal := &Appraisal{TEE: input.TEE, Claims: annotated(claims, input, initData)}
+	if s.options.Terse {
+		delete(appraisal.Claims["runtime_data_claims"].(map[string]any), "additional-evidence")
+	}
 	if err := s.appraise(ctx, appraisal); err != nil {
 		return appraisal, err
 	}
@@ -165,15 +174,35 @@ func (s *Service) Attest(ctx context.Context, input Input) (*Appraisal, error) {
 	return appraisal, err
 }
 
+// verify gives what the evidence claims, under Trustee's names. Whether a guest may be debugged is for the policy to
+// judge, as with Trustee. Evidence of the kind sample binds no init-data: Trustee claims the digest that it was sent.
+func (s *Service) verify(input Input, reportData []byte, initData *parsedInitData) (map[string]any, error) {
+	options := evidence.Options{InitDataDigest: initData.digest, Roots: s.options.Roots, AllowDebug: true}
+	unbound := input.TEE == evidence.KindSample
+	if unbound {
+		options.InitDataDigest = nil
+	}
+	verified, err := evidence.Verify(input.TEE, input.Evidence, reportData, options)
+	if err != nil {
+		return nil, verifierError(input.TEE, err)
+	}
+	claims := verified.Map()
+	if unbound && initData.digest != nil {
+		claims["init_data"] = base64.StdEncoding.EncodeToString(initData.digest)
+	}
+	return claims, nil
+}
+
 // annotated gives the annotated evidence: the TEE's claims under its name, what binds runtime data and init-data beside
 // them, as Trustee moves them out (attestation-service/src/ear_token/broker.rs).
 func annotated(claims map[string]any, input Input, initData *parsedInitData) map[string]any {
-	result := map[string]any{
-		"init_data": claims["init_data"], "init_data_claims": nil,
-		"report_data": claims["report_data"], "runtime_data_claims": input.Runtime.Claims(),
-	}
-	if initData.claims != nil {
-		result["init_data_claims"] = initData.claims
+	result := map[string]any{"report_data": claims["report_data"], "runtime_data_claims": input.Runtime.Claims()}
+	// A verifier that claims no init-data leaves both claims out.
+	if claims["init_data"] != nil {
+		result["init_data"], result["init_data_claims"] = claims["init_data"], nil
+		if initData.claims != nil {
+			result["init_data_claims"] = initData.claims
+		}
 	}
 	delete(claims, "init_data")
 	delete(claims, "report_data")
@@ -181,19 +210,50 @@ func annotated(claims map[string]any, input Input, initData *parsedInitData) map
 	return result
 }
 
-// verifierTexts are Trustee's for what can be wrong with a TPM's evidence (deps/verifier/src/tpm).
-var verifierTexts = []struct {
+// verifierTexts are Trustee's for what can be wrong with evidence of a kind (deps/verifier/src). The first that fits is
+// taken.
+var verifierTexts = map[string][]struct {
 	err  error
 	text string
 }{
-	{evidence.ErrSignature, "TPM quote signature verification failed"},
-	{evidence.ErrPCRDigest, "Digest of PCRs does not match digest in Quote"},
-	{evidence.ErrNonce, "TPM quote nonce doesn't match expected report_data"},
-	{evidence.ErrInitData, "TPM PCR[8] doesn't match expected initdata hash"},
+	evidence.KindTPM: {
+		{evidence.ErrSignature, "TPM quote signature verification failed"},
+		{evidence.ErrPCRDigest, "Digest of PCRs does not match digest in Quote"},
+		{evidence.ErrNonce, "TPM quote nonce doesn't match expected report_data"},
+		{evidence.ErrInitData, "TPM PCR[8] doesn't match expected initdata hash"},
+	},
+	evidence.KindAzSNPVTPM: append(slices.Clone(azureTexts), verifierText{evidence.ErrHCLBinding, "HCL variable data digest doesn't match SNP report data"}),
+	evidence.KindAzTDXVTPM: append(slices.Clone(azureTexts), verifierText{evidence.ErrHCLBinding, "TDX Quote report data mismatch"}),
+	evidence.KindSNP: {
+		{evidence.ErrReportData, "Report Data Mismatch"},
+		{evidence.ErrInitData, "Host Data Mismatch"},
+	},
+	evidence.KindTDX: {
+		{evidence.ErrReportData, "REPORT_DATA is different from that in TDX Quote"},
+		{evidence.ErrInitData, "MRCONFIGID is different from that in TDX Quote"},
+	},
+	evidence.KindSample: {
+		{evidence.ErrReportData, "REPORT_DATA is different from that in Sample Quote"},
+	},
 }
 
-func verifierError(err error) error {
-	for _, known := range verifierTexts {
+type verifierText = struct {
+	err  error
+	text string
+}
+
+var azureTexts = []verifierText{
+	{evidence.ErrAKBinding, "Failed to get AKpub"},
+	{evidence.ErrSignature, "vTPM quote is not signed by AKpub"},
+	{evidence.ErrNonce, "TPM quote nonce doesn't match expected report_data"},
+	{evidence.ErrPCRDigest, "Digest of PCRs does not match digest in Quote"},
+	{evidence.ErrUserData, "User-data in HCL variable data doesn't match report_data"},
+	{evidence.ErrInitData, "Expected init_data digest is different from the content of PCR8"},
+}
+
+// verifierError has Trustee's text where there is one, and what really was found.
+func verifierError(tee string, err error) error {
+	for _, known := range verifierTexts[tee] {
 		if errors.Is(err, known.err) {
 			return fmt.Errorf("verify TEE evidence failed: Verifier evaluate failed: %s: %w", known.text, err)
 		}

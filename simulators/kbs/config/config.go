@@ -37,15 +37,20 @@ type HTTP struct {
 type Token struct {
 	// InsecureHeaderJWK takes any token that is signed with the key in its own header.
 	InsecureHeaderJWK bool `toml:"insecure_header_jwk"`
+	// TrustedCerts are PEM files of authorities that may certify tokens' keys.
+	TrustedCerts []string `toml:"trusted_certs_paths"`
+	// TrustedJWKSets are files (file:///…) of keys that tokens may name.
+	TrustedJWKSets []string `toml:"trusted_jwk_sets"`
 	// ExtraTEEKeyPaths are JSON pointers to look for the TEE key at, before the usual ones.
 	ExtraTEEKeyPaths []string `toml:"extra_teekey_paths"`
 }
 
 // Attestation configures the built-in attestation service.
 type Attestation struct {
-	Type   string `toml:"type"`
-	Broker Broker `toml:"attestation_token_broker"`
-	RVPS   RVPS   `toml:"rvps_config"`
+	Type     string   `toml:"type"`
+	Broker   Broker   `toml:"attestation_token_broker"`
+	RVPS     RVPS     `toml:"rvps_config"`
+	Verifier Verifier `toml:"verifier_config"`
 	// Timeout of a session in minutes.
 	Timeout int64 `toml:"timeout"`
 }
@@ -60,6 +65,22 @@ type Broker struct {
 	Developer   string `toml:"developer_name"`
 	Build       string `toml:"build_name"`
 	Profile     string `toml:"profile_name"`
+	// Verbose puts devices' evidence into tokens; default true.
+	Verbose *bool  `toml:"verbose_token"`
+	Signer  Signer `toml:"signer"`
+}
+
+// Signer is the key that tokens are signed with. Without one the service makes a key of its own.
+type Signer struct {
+	Key         string `toml:"key_path"`  // P-256, PEM
+	Certificate string `toml:"cert_path"` // PEM
+	URL         string `toml:"cert_url"`
+}
+
+// Verifier configures the verification of evidence.
+type Verifier struct {
+	// TestRoots is a directory of test roots that certify simulated hardware; not a key of Trustee's.
+	TestRoots string `toml:"test_roots"`
 }
 
 // TokenLifetime is DurationMin.
@@ -97,7 +118,11 @@ type IdentityProvider struct {
 	Issuer       string `toml:"issuer"`
 	Audience     string `toml:"audience"`
 	PublicKeyURI string `toml:"public_key_uri"` // file://…, PEM
+	JWKSetURI    string `toml:"jwk_set_uri"`    // file://…, JSON
 }
+
+// JWKSetPath is the path in JWKSetURI.
+func (p *IdentityProvider) JWKSetPath() string { return strings.TrimPrefix(p.JWKSetURI, "file://") }
 
 // PublicKeyPath is the path in PublicKeyURI.
 func (p *IdentityProvider) PublicKeyPath() string {
@@ -189,12 +214,12 @@ func (c *Config) checkServices() error {
 		only("attestation_service.rvps_config.type", c.Attestation.RVPS.Type, "BuiltIn"),
 		only("storage_backend.storage_type", c.Storage.Type, "Memory"),
 		minutes("attestation_service.timeout", c.Attestation.Timeout),
-		minutes("attestation_service.attestation_token_broker.duration_min", c.Attestation.Broker.DurationMin),
 	)
-	if !c.Token.InsecureHeaderJWK {
-		err = errors.Join(err, errors.New("field attestation_token.insecure_header_jwk: this simulator signs tokens with a key that it makes "+
-			"when it starts, which no certificate vouches for; set it to true"))
+	// Negative, as in Trustee: tokens that have expired when they are issued.
+	if d := c.Attestation.Broker.DurationMin; d < -maxMinutes || d > maxMinutes || d == 0 {
+		err = errors.Join(err, fmt.Errorf("field attestation_service.attestation_token_broker.duration_min: %d: want 1 to %d (minutes), or a negative number", d, maxMinutes))
 	}
+	err = errors.Join(err, c.checkTokens())
 	for i, path := range c.Token.ExtraTEEKeyPaths {
 		if !strings.HasPrefix(path, "/") {
 			err = errors.Join(err, fmt.Errorf("field attestation_token.extra_teekey_paths[%d]: %q: want a JSON pointer, which begins with /", i, path))
@@ -210,6 +235,24 @@ func (c *Config) checkServices() error {
 	return err
 }
 
+// checkTokens finds configurations whose own tokens the KBS would refuse.
+func (c *Config) checkTokens() error {
+	signer := c.Attestation.Broker.Signer
+	if signer.Key == "" && (signer.Certificate != "" || signer.URL != "") {
+		return errors.New("field attestation_service.attestation_token_broker.signer.key_path: missing; name the P-256 key of the certificate")
+	}
+	for i, set := range c.Token.TrustedJWKSets {
+		if !strings.HasPrefix(set, "file:///") {
+			return fmt.Errorf("field attestation_token.trusted_jwk_sets[%d]: %q: this simulator of Trustee reads file:///PATH only", i, set)
+		}
+	}
+	if !c.Token.InsecureHeaderJWK && (len(c.Token.TrustedCerts) == 0 || signer.Certificate == "") {
+		return errors.New("field attestation_token.insecure_header_jwk: the KBS would refuse the tokens of its own attestation service; set it to true, or give " +
+			"attestation_token.trusted_certs_paths and attestation_service.attestation_token_broker.signer with key_path and cert_path")
+	}
+	return nil
+}
+
 func (a *Admin) check() error {
 	providers, acls := a.Authentication.BearerJWT.Providers, a.Authorization.RegexACL.ACLs
 	switch a.Mode {
@@ -223,8 +266,14 @@ func (a *Admin) check() error {
 		return errors.New("field admin.authentication.bearer_jwt.identity_providers: empty; name at least one public_key_uri")
 	}
 	for i, provider := range providers {
-		if !strings.HasPrefix(provider.PublicKeyURI, "file:///") {
-			return fmt.Errorf("field admin.authentication.bearer_jwt.identity_providers[%d].public_key_uri: %q: want file:///PATH", i, provider.PublicKeyURI)
+		field := fmt.Sprintf("field admin.authentication.bearer_jwt.identity_providers[%d].", i)
+		if provider.PublicKeyURI == "" && provider.JWKSetURI == "" {
+			return errors.New(field + "public_key_uri: missing, and jwk_set_uri too; name one of them, file:///PATH")
+		}
+		for name, uri := range map[string]string{"public_key_uri": provider.PublicKeyURI, "jwk_set_uri": provider.JWKSetURI} {
+			if uri != "" && !strings.HasPrefix(uri, "file:///") {
+				return fmt.Errorf("%s%s: %q: want file:///PATH", field, name, uri)
+			}
 		}
 	}
 	for i, acl := range acls {
