@@ -1,6 +1,7 @@
 package kbs
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"crypto/sha512"
@@ -48,19 +49,47 @@ func (c *Client) Handshake(ctx context.Context, attester Attester, initData *str
 
 // Session is one session with a KBS, held by a cookie. It is not safe for concurrent use.
 type Session struct {
-	client *Client
-	key    TEEKey
-	cookie *http.Cookie
+	client  *Client
+	key     TEEKey
+	cookie  *http.Cookie
+	nonce   string
+	forgery Forgery
 }
 
 // NewSession makes a session whose resources are to be encrypted to key. It does not contact the KBS.
 func (c *Client) NewSession(key TEEKey) *Session { return &Session{client: c, key: key} }
+
+// Forgery is what a session sends otherwise than an honest client would, so that specs can see it refused.
+type Forgery struct {
+	// Version takes the place of [ProtocolVersion].
+	Version string
+	// Nonce takes the place of the challenge's, in the attestation and in what evidence is asked for.
+	Nonce string
+	// NoCookie leaves the session's cookie out of the attestation.
+	NoCookie bool
+}
+
+// Forge sets what the session's next handshake sends otherwise. Zero fields change nothing.
+func (s *Session) Forge(f Forgery) { s.forgery = f }
+
+// Key is the key that the session's resources are encrypted to.
+func (s *Session) Key() TEEKey { return s.key }
+
+// Nonce is that of the session's last challenge, or "".
+func (s *Session) Nonce() string { return s.nonce }
 
 // Attest performs the handshake. A KBS's refusal is an [*Error] of type AttestationError.
 func (s *Session) Attest(ctx context.Context, attester Attester, initData *string) (Token, error) {
 	challenge, err := s.challenge(ctx, attester.TEE())
 	if err != nil {
 		return "", fmt.Errorf("KBS handshake: auth: %w", err)
+	}
+	s.nonce = challenge.Nonce
+	if s.forgery.Nonce != "" {
+		challenge.Nonce = s.forgery.Nonce
+	}
+	if s.forgery.NoCookie {
+		s.cookie = nil
 	}
 	message, err := s.attestation(ctx, attester, challenge, initData)
 	if err != nil {
@@ -86,7 +115,7 @@ type challenge struct {
 
 func (s *Session) challenge(ctx context.Context, tee string) (*challenge, error) {
 	request := map[string]any{
-		"version": ProtocolVersion, "tee": tee,
+		"version": cmp.Or(s.forgery.Version, ProtocolVersion), "tee": tee,
 		"extra-params": map[string]any{"supported-hash-algorithms": []string{"sha256", "sha384", "sha512"}},
 	}
 	var challenge challenge

@@ -115,7 +115,11 @@ func (k TEEKey) PublicJWK() (map[string]string, error) {
 	}
 }
 
+// ErrDecrypt: a resource is not encrypted to this key, or was changed on the way.
+var ErrDecrypt = errors.New("decrypt resource: not encrypted to this key, or changed on the way")
+
 // Decrypt opens a KBS's response: a JWE in flattened JSON, with ECDH-ES+A256KW or RSA-OAEP-256, and A256GCM.
+// One that is encrypted to another key is [ErrDecrypt].
 func (k TEEKey) Decrypt(response []byte) ([]byte, error) {
 	if k.private == nil {
 		return nil, errors.New("TEE key: none; use the key that came with the token")
@@ -127,7 +131,7 @@ func (k TEEKey) Decrypt(response []byte) ([]byte, error) {
 	}
 	plaintext, err := encrypted.Decrypt(k.private)
 	if err != nil {
-		return nil, fmt.Errorf("decrypt resource: not encrypted to this key, or changed on the way: %w", err)
+		return nil, fmt.Errorf("%w: %w", ErrDecrypt, err)
 	}
 	return plaintext, nil
 }

@@ -48,6 +48,10 @@ const Container = "main"
 // empty while the tree of specs is being built.
 type Bed struct {
 	*testbed.Testbed
+
+	kbs          *KBS
+	kbsNamespace string
+	stopKBS      func()
 }
 
 // Run runs the suite called name; a suite's Test function calls it.
@@ -75,6 +79,7 @@ func Testbed() *Bed {
 		bed.Testbed, err = testbed.Open(h)
 		Expect(err).NotTo(HaveOccurred())
 	}, NodeTimeout(BringUpTimeout))
+	AfterSuite(func(ctx SpecContext) { Expect(bed.closeKBS(ctx)).To(Succeed()) }, NodeTimeout(time.Minute))
 	return bed
 }
 

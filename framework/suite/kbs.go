@@ -1,0 +1,158 @@
+package suite
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/hex"
+	"net/http"
+	"os"
+	"time"
+
+	. "github.com/onsi/ginkgo/v2"
+	. "github.com/onsi/gomega"
+	"github.com/prometheus/common/expfmt"
+	"github.com/prometheus/common/model"
+
+	"github.com/coco-e2e/coco-e2e/framework/kbs"
+	"github.com/coco-e2e/coco-e2e/framework/pod"
+	"github.com/coco-e2e/coco-e2e/framework/testbed"
+)
+
+// KBS is a KBS that a spec has to itself while it runs.
+type KBS struct {
+	// Client has the rights of an administrator.
+	*kbs.Client
+	testbed.KBS
+	// Address is its URL for this process: URL is what guests use.
+	Address string
+
+	http *http.Client
+}
+
+// adminTokenLifetime is longer than any suite runs.
+const adminTokenLifetime = 12 * time.Hour
+
+// KBS is this process's: specs that use it set the policies and the reference
+// values that they rely on, and may count its requests. It is made when first
+// asked for.
+func (b *Bed) KBS(ctx context.Context) *KBS {
+	GinkgoHelper()
+	if b.kbs == nil {
+		ns, err := b.Pods.Namespace(ctx, "kbs")
+		Expect(err).NotTo(HaveOccurred())
+		b.kbsNamespace = ns
+		var stop func()
+		b.kbs, stop = b.deploy(ctx, testbed.KBSOptions{Namespace: ns})
+		b.stopKBS = stop
+	}
+	return b.kbs
+}
+
+// NewKBS is one of the spec's own making, which goes with the spec.
+func (b *Bed) NewKBS(ctx context.Context, o testbed.KBSOptions) *KBS {
+	GinkgoHelper()
+	o.Namespace = b.Namespace(ctx, "kbs")
+	k, stop := b.deploy(ctx, o)
+	DeferCleanup(stop)
+	return k
+}
+
+func (b *Bed) deploy(ctx context.Context, o testbed.KBSOptions) (*KBS, func()) {
+	GinkgoHelper()
+	deployed, err := b.DeployKBS(ctx, o)
+	Expect(err).NotTo(HaveOccurred())
+	p, err := b.Pods.WaitReady(ctx, o.Namespace, pod.Labelled("app", "kbs"))
+	Expect(err).NotTo(HaveOccurred())
+	// The forwarding outlives the spec that first asks.
+	address, stop, err := b.Pods.Forward(context.WithoutCancel(ctx), o.Namespace, p.Name, testbed.KBSPort)
+	Expect(err).NotTo(HaveOccurred())
+	k := &KBS{KBS: deployed, Address: "http://" + address, http: http.DefaultClient}
+	if deployed.CA != "" {
+		roots := x509.NewCertPool()
+		roots.AppendCertsFromPEM([]byte(deployed.CA))
+		k.Address, k.http = "https://"+address, &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}}}
+	}
+	token, err := kbs.MintAdminToken([]byte(deployed.AdminKey), adminTokenLifetime)
+	Expect(err).NotTo(HaveOccurred())
+	k.Client, err = kbs.New(kbs.Options{URL: k.Address, CA: []byte(deployed.CA), AdminToken: token})
+	Expect(err).NotTo(HaveOccurred())
+	return k, stop
+}
+
+// closeKBS takes this process's KBS away.
+func (b *Bed) closeKBS(ctx context.Context) error {
+	if b.kbsNamespace == "" {
+		return nil
+	}
+	if b.stopKBS != nil {
+		b.stopKBS()
+	}
+	return b.Pods.DeleteNamespace(ctx, b.kbsNamespace)
+}
+
+// SecretMarkVariable names the environment variable with which every secret of
+// a run begins, so that it can be looked for afterwards where no secret may be.
+const SecretMarkVariable = "COCO_E2E_SECRET_MARK"
+
+// Secret is a new one.
+func Secret() string {
+	b := make([]byte, 16)
+	_, _ = rand.Read(b) // never fails
+	return os.Getenv(SecretMarkVariable) + hex.EncodeToString(b)
+}
+
+// Counters of a KBS that say how requests ended (Trustee kbs/src/prometheus).
+const (
+	AttestationSuccesses = "attestation_successes_total"
+	AttestationFailures  = "attestation_failures_total" // evidence was refused
+	AttestationErrors    = "attestation_errors_total"   // it did not come to evidence
+	PolicyApprovals      = "kbs_policy_approvals_total"
+	PolicyViolations     = "kbs_policy_violations_total"
+	PolicyErrors         = "kbs_policy_errors_total"
+)
+
+// Counts are what a KBS had counted at some time.
+type Counts struct {
+	kbs    *KBS
+	counts map[string]int
+}
+
+// Count reads the KBS's counters.
+func (k *KBS) Count(ctx context.Context) *Counts {
+	GinkgoHelper()
+	return &Counts{k, k.counters(ctx)}
+}
+
+func (k *KBS) counters(ctx context.Context) map[string]int {
+	GinkgoHelper()
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, k.Address+"/metrics", nil)
+	Expect(err).NotTo(HaveOccurred())
+	response, err := k.http.Do(request)
+	Expect(err).NotTo(HaveOccurred(), "%s: the KBS's counters cannot be read", pod.InconclusiveMark)
+	defer response.Body.Close()
+	parser := expfmt.NewTextParser(model.UTF8Validation)
+	families, err := parser.TextToMetricFamilies(response.Body)
+	Expect(err).NotTo(HaveOccurred(), "%s: the KBS's counters cannot be read", pod.InconclusiveMark)
+	out := map[string]int{}
+	for _, name := range []string{AttestationSuccesses, AttestationFailures, AttestationErrors, PolicyApprovals, PolicyViolations, PolicyErrors} {
+		for _, m := range families[name].GetMetric() {
+			out[name] += int(m.GetCounter().GetValue())
+		}
+	}
+	return out
+}
+
+// Grew asserts by how much which counters grew since then; those that are not
+// named did not.
+func (c *Counts) Grew(ctx context.Context, want map[string]int) {
+	GinkgoHelper()
+	grown := map[string]int{}
+	for name, now := range c.kbs.counters(ctx) {
+		if d := now - c.counts[name]; d != 0 {
+			grown[name] = d
+		}
+	}
+	Expect(grown).To(Equal(want), "what the KBS counted")
+}

@@ -1,0 +1,270 @@
+package release_test
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/hex"
+	"fmt"
+	"strings"
+
+	. "github.com/onsi/ginkgo/v2"
+	. "github.com/onsi/gomega"
+
+	"github.com/coco-e2e/coco-e2e/framework/evidence"
+	"github.com/coco-e2e/coco-e2e/framework/kbs"
+	"github.com/coco-e2e/coco-e2e/framework/measure"
+	"github.com/coco-e2e/coco-e2e/framework/pod"
+	"github.com/coco-e2e/coco-e2e/framework/suite"
+)
+
+// binding is how a kind of TEE binds init-data.
+type binding struct {
+	tee string
+	// register is the claim init_data for a digest: arithmetic alone.
+	register func(digest []byte) string
+	// refusesLong is what a guest says of a digest of more than 32 bytes, when
+	// it refuses it; "" where the digest is cut.
+	refusesLong string
+	// unbound says that anybody can write such evidence: init-data is presented
+	// with it and bound to nothing.
+	unbound bool
+}
+
+func pcr8(digest []byte) string {
+	GinkgoHelper()
+	value, err := measure.PCR8(digest)
+	Expect(err).NotTo(HaveOccurred())
+	return hex.EncodeToString(value)
+}
+
+var bindings = []binding{
+	{tee: evidence.KindTPM, register: pcr8, refusesLong: "Event digest length is not 32 bytes"},
+	{tee: evidence.KindAzSNPVTPM, register: pcr8, refusesLong: "expected sha256 digest"},
+	{tee: evidence.KindAzTDXVTPM, register: pcr8, refusesLong: "expected sha256 digest"},
+	{tee: evidence.KindSNP, register: func(d []byte) string { return hex.EncodeToString(measure.HostData(d)) }},
+	{tee: evidence.KindTDX, register: func(d []byte) string { return hex.EncodeToString(measure.MRConfigID(d)) }},
+	{tee: evidence.KindSample, register: base64.StdEncoding.EncodeToString, unbound: true},
+}
+
+// Each kind has one pod with the right document and one with a byte of it
+// changed; every cell is a handshake of its own with them.
+var _ = Describe("release", func() {
+	for _, b := range bindings {
+		Describe("to "+b.tee, Ordered, Label("tee:"+b.tee), func() {
+			var (
+				k                *suite.KBS
+				ns, class        string
+				raw, other       []byte
+				right, changed   guest
+				path, secret     string
+				register, askFor string
+			)
+			BeforeAll(func(ctx SpecContext) {
+				c, ok := bed.Class(b.tee, false)
+				if !ok {
+					Skip("no RuntimeClass of this platform gives evidence of kind " + b.tee)
+				}
+				class, k = c.Name, bed.KBS(ctx)
+				ns = bed.Namespace(ctx, "release")
+				raw, other = document("sha256", k.URL, b.tee), document("sha256", k.URL, b.tee+", another honest one")
+				right, changed = guest{ns, "right", b.tee}, guest{ns, "changed", b.tee}
+				confidential(ctx, ns, right.name, class, raw)
+				confidential(ctx, ns, changed.name, class, oneByteChanged(raw))
+				path, secret = "release/"+b.tee+"/secret", suite.Secret()
+				Expect(k.SetResource(ctx, path, []byte(secret))).To(Succeed())
+				register = b.register(digest(raw))
+				askFor = forRegister(register)
+				if b.unbound {
+					askFor = allowAll
+				}
+				bed.Ready(ctx, ns, right.name)
+				bed.Ready(ctx, ns, changed.name)
+			}, NodeTimeout(limit))
+
+			BeforeEach(func(ctx SpecContext) {
+				Expect(k.SetResourcePolicy(ctx, askFor)).To(Succeed())
+			}, NodeTimeout(limit))
+
+			control := func(ctx context.Context) {
+				GinkgoHelper()
+				By("control: the right pod with the right init-data gets the secret")
+				releases(ctx, k, right, text(raw), path, secret)
+			}
+
+			It("with the right init-data: released, over the wire and inside the pod, and the claim is the expected register", func(ctx SpecContext) {
+				control(ctx)
+				token, _ := attested(ctx, k, right, text(raw))
+				Expect(appraisal(token).InitData()).To(Equal(register))
+				Expect(appraisal(token).InitDataClaims()).To(HaveKey("policy.rego"))
+				status, content := right.resource(ctx, path)
+				Expect(status).To(Equal("200"))
+				Expect(fingerprint(content)).To(Equal(fingerprint(secret)), "the guest got something else than the secret")
+			}, SpecTimeout(limit))
+
+			It("with one byte of the init-data changed on the way: attestation refused", func(ctx SpecContext) {
+				if b.unbound {
+					Skip("nothing binds init-data to evidence of this kind; see what the default policy makes of it")
+				}
+				refusesEvidence(ctx, k, right, text(oneByteChanged(raw)))
+				control(ctx)
+			}, SpecTimeout(limit))
+
+			It("with another honest init-data: attestation refused", func(ctx SpecContext) {
+				if b.unbound {
+					Skip("nothing binds init-data to evidence of this kind; see what the default policy makes of it")
+				}
+				refusesEvidence(ctx, k, right, text(other))
+				control(ctx)
+			}, SpecTimeout(limit))
+
+			It("with none presented: released where the register is asked for, denied where the document is", func(ctx SpecContext) {
+				token, _ := attested(ctx, k, right, nil)
+				Expect(appraisal(token).InitDataClaims()).To(BeEmpty())
+				if !b.unbound {
+					Expect(appraisal(token).InitData()).To(Equal(register))
+				}
+				releases(ctx, k, right, nil, path, secret)
+				Expect(k.SetResourcePolicy(ctx, forDocument)).To(Succeed())
+				deniesResource(ctx, k, right, nil, path)
+				control(ctx)
+			}, SpecTimeout(limit))
+
+			It("with the same files under another algorithm: attestation refused", func(ctx SpecContext) {
+				if b.unbound {
+					Skip("nothing binds init-data to evidence of this kind; see what the default policy makes of it")
+				}
+				for _, algorithm := range []string{"sha384", "sha512"} {
+					By(algorithm)
+					refusesEvidence(ctx, k, right, text(document(algorithm, k.URL, b.tee)))
+				}
+				control(ctx)
+			}, SpecTimeout(limit))
+
+			It("with an algorithm that nobody knows: attestation refused", func(ctx SpecContext) {
+				for _, wrong := range []string{"sha-256", "md5"} {
+					By(wrong)
+					refusesEvidence(ctx, k, right, text(renamedAlgorithm(raw, wrong)))
+				}
+				control(ctx)
+			}, SpecTimeout(limit))
+
+			It("to a pod with one byte changed: denied by the policy, over the wire and inside the pod", func(ctx SpecContext) {
+				if b.unbound {
+					Skip("nothing binds init-data to evidence of this kind; see what the default policy makes of it")
+				}
+				deniesResource(ctx, k, changed, text(oneByteChanged(raw)), path)
+				status, content := changed.resource(ctx, path)
+				Expect(status).To(Equal("500"))
+				Expect(content).NotTo(ContainSubstring(secret))
+				By("and it cannot present the right one")
+				refusesEvidence(ctx, k, changed, text(raw))
+				control(ctx)
+			}, SpecTimeout(limit))
+
+			It("under Trustee's default resource policy: any TEE but sample", func(ctx SpecContext) {
+				Expect(k.SetResourcePolicy(ctx, notSample)).To(Succeed())
+				if b.unbound {
+					deniesResource(ctx, k, right, text(raw), path)
+					By("control: under a policy that asks for nothing it is released")
+					Expect(k.SetResourcePolicy(ctx, allowAll)).To(Succeed())
+				}
+				releases(ctx, k, right, text(raw), path, secret)
+			}, SpecTimeout(limit))
+
+			It("for evidence that was replayed, or for another challenge: attestation refused", func(ctx SpecContext) {
+				replays(ctx, k, right, text(raw))
+			}, SpecTimeout(limit))
+
+			It("for evidence that was changed or put together: attestation refused", func(ctx SpecContext) {
+				cheated(ctx, k, right, changed, text(raw), control)
+			}, SpecTimeout(limit))
+
+			It("with a token, to no other key than the token's", func(ctx SpecContext) {
+				token, key := attested(ctx, k, right, text(raw))
+				other := session(k)
+				_, err := other.Attest(ctx, changed, text(oneByteChanged(raw)))
+				Expect(err).NotTo(HaveOccurred())
+				got, err := k.GetResource(ctx, path, token, other.Key())
+				Expect(err).To(MatchError(kbs.ErrDecrypt), "the KBS encrypts to the key that it attested")
+				Expect(got).To(BeEmpty())
+				By("control: with its own key it is read")
+				got, err = k.GetResource(ctx, path, token, key)
+				Expect(err).NotTo(HaveOccurred())
+				Expect(fingerprint(string(got))).To(Equal(fingerprint(secret)))
+			}, SpecTimeout(limit))
+
+			It("evidence verifies under the test roots, for this nonce only, and under no vendor's", func(ctx SpecContext) {
+				verifies(ctx, right, raw)
+			}, SpecTimeout(limit))
+
+			for _, algorithm := range []string{"sha384", "sha512"} {
+				It("with a digest of "+algorithm+": "+longDigest(b), func(ctx SpecContext) {
+					long := document(algorithm, k.URL, b.tee)
+					g := guest{ns, "long-" + algorithm, b.tee}
+					confidential(ctx, ns, g.name, class, long)
+					if b.refusesLong != "" {
+						event, err := bed.Pods.WaitEvent(ctx, ns, g.name, func(e string) bool { return strings.HasPrefix(e, "FailedCreatePodSandBox: ") })
+						Expect(err).NotTo(HaveOccurred(), pod.InconclusiveMark)
+						Expect(event).To(ContainSubstring(b.refusesLong))
+						bed.NeverRan(ctx, ns, g.name)
+						control(ctx)
+						return
+					}
+					bed.Ready(ctx, ns, g.name)
+					if !b.unbound {
+						deniesResource(ctx, k, g, text(long), path)
+						Expect(k.SetResourcePolicy(ctx, forRegister(b.register(digest(long))))).To(Succeed())
+					}
+					releases(ctx, k, g, text(long), path, secret)
+				}, SpecTimeout(limit))
+			}
+		})
+	}
+})
+
+func longDigest(b binding) string {
+	switch {
+	case b.refusesLong != "":
+		return "the guest refuses it and no container starts"
+	case b.unbound:
+		return "released, as nothing is bound"
+	}
+	return "cut to the register, and released"
+}
+
+// verifies checks a pod's evidence with the suite's own verifier.
+func verifies(ctx context.Context, g guest, raw []byte) {
+	GinkgoHelper()
+	nonce := []byte(fmt.Sprintf("%032d", GinkgoRandomSeed()))
+	got, err := g.Evidence(ctx, nonce)
+	Expect(err).NotTo(HaveOccurred())
+	options := evidence.Options{}
+	if g.tee != evidence.KindSample {
+		options.InitDataDigest = digest(raw)
+	}
+	if bed.Roots != "" {
+		options.Roots, err = evidence.LoadRoots(bed.Roots)
+		Expect(err).NotTo(HaveOccurred())
+	}
+	claims, err := evidence.Verify(g.tee, got, nonce, options)
+	Expect(err).NotTo(HaveOccurred())
+	certified := g.tee != evidence.KindTPM && g.tee != evidence.KindSample
+	Expect(claims.TestRoot).To(Equal(bed.Simulated && certified || g.tee == evidence.KindSample))
+
+	By("not for another nonce")
+	_, err = evidence.Verify(g.tee, got, []byte("another nonce of thirty-two byte"), options)
+	Expect(err).To(Or(MatchError(evidence.ErrNonce), MatchError(evidence.ErrReportData)))
+	if options.InitDataDigest != nil {
+		By("not for other init-data")
+		other := options
+		other.InitDataDigest = digest(oneByteChanged(raw))
+		_, err = evidence.Verify(g.tee, got, nonce, other)
+		Expect(err).To(MatchError(evidence.ErrInitData))
+	}
+	if bed.Simulated && certified {
+		By("not by what AMD and Intel certify")
+		options.Roots = evidence.Roots{}
+		_, err = evidence.Verify(g.tee, got, nonce, options)
+		Expect(err).To(MatchError(evidence.ErrChain))
+	}
+}
