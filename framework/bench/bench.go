@@ -6,6 +6,7 @@ package bench
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -39,6 +40,7 @@ type kind struct {
 type Result struct {
 	runc, cc *kind
 	memory   memory
+	release  *release
 }
 
 // Run measures t.
@@ -69,6 +71,13 @@ func Run(ctx context.Context, t *testbed.Testbed, log *progress.Log) (*Result, e
 		return err
 	}); err != nil {
 		return nil, err // a table without the memory would say that it is 0
+	}
+	err = log.Do("bench: release of secrets", func() (err error) {
+		r.release, err = measureRelease(ctx, t, ns)
+		return err
+	})
+	if err != nil {
+		return nil, err
 	}
 	return r, nil
 }
@@ -155,6 +164,11 @@ func (r *Result) Write(w io.Writer, phases []progress.Phase) error {
 	fmt.Fprintf(t, "\nmemory of a guest with its shim and TPM, mean of %d\t\t\t\n", guests)
 	fmt.Fprintf(t, "processes (PSS)\t\t%.1f MiB\t\n", mib(m.processes))
 	fmt.Fprintf(t, "guest's file systems in memory\t\t%.1f MiB\t\n", mib(m.files))
+	if r.release != nil {
+		if err := errors.Join(t.Flush(), r.release.write(w)); err != nil {
+			return err
+		}
+	}
 	fmt.Fprintf(t, "\nphase\t\tseconds\t\n")
 	for _, p := range phases {
 		fmt.Fprintf(t, "%s\t\t%.1f\t\n", p.Name, p.Seconds)

@@ -2,12 +2,9 @@ package suite
 
 import (
 	"context"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/hex"
 	"net/http"
-	"os"
 	"time"
 
 	. "github.com/onsi/ginkgo/v2"
@@ -92,17 +89,6 @@ func (b *Bed) closeKBS(ctx context.Context) error {
 	return b.Pods.DeleteNamespace(ctx, b.kbsNamespace)
 }
 
-// SecretMarkVariable names the environment variable with which every secret of
-// a run begins, so that it can be looked for afterwards where no secret may be.
-const SecretMarkVariable = "COCO_E2E_SECRET_MARK"
-
-// Secret is a new one.
-func Secret() string {
-	b := make([]byte, 16)
-	_, _ = rand.Read(b) // never fails
-	return os.Getenv(SecretMarkVariable) + hex.EncodeToString(b)
-}
-
 // Counters of a KBS that say how requests ended (Trustee kbs/src/prometheus).
 const (
 	AttestationSuccesses = "attestation_successes_total"
@@ -155,4 +141,9 @@ func (c *Counts) Grew(ctx context.Context, want map[string]int) {
 		}
 	}
 	Expect(grown).To(Equal(want), "what the KBS counted")
+}
+
+// Since is by how much a counter grew from another count to this one.
+func (c *Counts) Since(before *Counts, counter string) int {
+	return c.counts[counter] - before.counts[counter]
 }

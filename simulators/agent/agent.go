@@ -13,6 +13,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/coco-e2e/coco-e2e/framework/policy"
+	"github.com/coco-e2e/coco-e2e/simulators/guest/channel"
 )
 
 // Version is the agent that this one stands for.
@@ -24,6 +25,8 @@ type Agent struct {
 	log          *rpcLog
 	cgroupParent string
 	children     *children
+	// events measures what changes the sandbox; nil where that is not asked for.
+	events *channel.Client
 
 	// lifecycle is held while containers are made and removed, which may take
 	// as long as a pull; sandboxID and mounts belong to its holder.
@@ -62,6 +65,10 @@ func gateInput[Q proto.Message, A any](ctx context.Context, a *Agent, method str
 	line := a.log.begin(method, rpc.endpoint, r)
 	d := a.policy.Eval(ctx, rpc.endpoint, input)
 	if err = decisionError(d); err != nil {
+		line.end(d, err)
+		return answer, err
+	}
+	if err = a.measure(ctx, rpc, line, input); err != nil {
 		line.end(d, err)
 		return answer, err
 	}

@@ -43,6 +43,7 @@ func Run(ctx context.Context, ready func()) error {
 	}
 	a := &Agent{
 		policy: policy.New(), cgroupParent: os.Getenv("KATA_AGENT_CGROUP_PARENT"), children: kids,
+		events:     newEvents(os.Getenv("COCO_EVENTLOG")),
 		containers: map[string]*container{}, oom: make(chan string, oomBacklog), done: make(chan struct{}),
 	}
 	logFile, err := os.OpenFile(os.Getenv("KATA_AGENT_RPC_LOG"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)

@@ -125,6 +125,7 @@ func (a *Agent) runcCreate(ctx context.Context, r *pb.CreateContainerRequest, bu
 		}
 		s.Process.Args, s.Process.Cwd, s.Process.Env = pause.Args, pause.Cwd, pause.Env
 	}
+	unseal(ctx, s)
 	if err := writeJSON(filepath.Join(bundle, "config.json"), s); err != nil {
 		return nil, err
 	}

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -28,6 +29,8 @@ type rpc struct {
 	// waits: the answer comes long after the request, which is therefore
 	// logged when it is decided, so that the log has it in its place.
 	waits bool
+	// changes: it changes the sandbox, so that it is measured where events are.
+	changes bool
 	// note says what is particular, for who reads the table.
 	note string
 }
@@ -98,6 +101,18 @@ var rpcs = []rpc{
 	gated("SetPolicy", implemented, ""),
 	{service: healthService, method: "Check", class: notGated},
 	{service: healthService, method: "Version", class: notGated},
+}
+
+// readers are the RPCs that only look, or wait.
+var readers = []string{
+	"WaitProcess", "StatsContainer", "GetDiagnosticData", "ReadStdout", "ReadStderr", "ListInterfaces", "ListRoutes", "GetIPTables",
+	"GetMetrics", "GetGuestDetails", "GetOOMEvent", "GetVolumeStats",
+}
+
+func init() {
+	for i := range rpcs {
+		rpcs[i].changes = rpcs[i].service == agentService && !slices.Contains(readers, rpcs[i].method)
+	}
 }
 
 // byMethod finds an RPC of the agent's service.

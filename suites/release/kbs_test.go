@@ -14,6 +14,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/coco-e2e/coco-e2e/framework/kbs"
+	"github.com/coco-e2e/coco-e2e/framework/leak"
 	"github.com/coco-e2e/coco-e2e/framework/suite"
 	"github.com/coco-e2e/coco-e2e/framework/testbed"
 )
@@ -30,7 +31,7 @@ type subject struct {
 // newSubject makes one and waits until it runs.
 func newSubject(ctx context.Context, k *suite.KBS, more ...string) *subject {
 	GinkgoHelper()
-	s := &subject{guest: guest{bed.Namespace(ctx, "release"), "subject", bed.TEE}, k: k, secret: suite.Secret()}
+	s := &subject{guest: guest{bed.Namespace(ctx, "release"), "subject", bed.TEE}, k: k, secret: leak.Secret()}
 	s.path = "release/" + s.ns + "/secret"
 	s.raw = documentTrusting(k.CA, "sha256", k.URL, s.ns, more...)
 	confidential(ctx, s.ns, s.name, bed.RuntimeClass, s.raw)
@@ -148,7 +149,7 @@ allow if data["resource-path"] == ["release", "`+s.ns+`", "secret"]
 `)).To(Succeed())
 		s.control(ctx)
 		other := "release/" + s.ns + "/other"
-		Expect(s.k.SetResource(ctx, other, []byte(suite.Secret()))).To(Succeed())
+		Expect(s.k.SetResource(ctx, other, []byte(leak.Secret()))).To(Succeed())
 		deniesResource(ctx, s.k, s, text(s.raw), other)
 		By("a path that nothing is at is denied alike: denials do not tell what exists")
 		deniesResource(ctx, s.k, s, text(s.raw), "release/"+s.ns+"/absent")

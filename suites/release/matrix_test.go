@@ -12,6 +12,7 @@ import (
 
 	"github.com/coco-e2e/coco-e2e/framework/evidence"
 	"github.com/coco-e2e/coco-e2e/framework/kbs"
+	"github.com/coco-e2e/coco-e2e/framework/leak"
 	"github.com/coco-e2e/coco-e2e/framework/measure"
 	"github.com/coco-e2e/coco-e2e/framework/pod"
 	"github.com/coco-e2e/coco-e2e/framework/suite"
@@ -70,7 +71,7 @@ var _ = Describe("release", func() {
 				right, changed = guest{ns, "right", b.tee}, guest{ns, "changed", b.tee}
 				confidential(ctx, ns, right.name, class, raw)
 				confidential(ctx, ns, changed.name, class, oneByteChanged(raw))
-				path, secret = "release/"+b.tee+"/secret", suite.Secret()
+				path, secret = "release/"+b.tee+"/secret", leak.Secret()
 				Expect(k.SetResource(ctx, path, []byte(secret))).To(Succeed())
 				register = b.register(digest(raw))
 				askFor = forRegister(register)

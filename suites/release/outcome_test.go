@@ -12,14 +12,16 @@ import (
 	"github.com/coco-e2e/coco-e2e/framework/kbs"
 	"github.com/coco-e2e/coco-e2e/framework/pod"
 	"github.com/coco-e2e/coco-e2e/framework/suite"
+	"github.com/coco-e2e/coco-e2e/manifests"
 )
 
-// allowAll is the resource policy that asks for nothing but a token.
-const allowAll = `package policy
-import rego.v1
-default allow := false
-allow if data.plugin == "resource"
-`
+// Resource policies of manifests/kbs/policies.
+var (
+	allowAll  = string(manifests.Read("kbs/policies/allow-all.rego"))
+	affirming = string(manifests.Read("kbs/policies/affirming.rego"))
+	// notSample is Trustee's default.
+	notSample = string(manifests.Read("kbs/policies/default.rego"))
+)
 
 // forRegister is a resource policy that asks for the register that init-data is
 // bound to.
@@ -42,26 +44,6 @@ default allow := false
 allow if {
 	data.plugin == "resource"
 	input.submods.cpu0["ear.veraison.annotated-evidence"].init_data_claims["aa.toml"]
-}
-`
-
-// notSample is Trustee's default resource policy.
-const notSample = `package policy
-import rego.v1
-default allow := false
-allow if {
-	data.plugin == "resource"
-	not input.submods.cpu0["ear.veraison.annotated-evidence"].sample
-}
-`
-
-// affirming is the resource policy that asks for an affirming appraisal.
-const affirming = `package policy
-import rego.v1
-default allow := false
-allow if {
-	data.plugin == "resource"
-	input.submods.cpu0["ear.status"] == "affirming"
 }
 `
 

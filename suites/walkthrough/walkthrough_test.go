@@ -23,6 +23,7 @@ import (
 	"github.com/coco-e2e/coco-e2e/framework/evidence"
 	"github.com/coco-e2e/coco-e2e/framework/initdata"
 	"github.com/coco-e2e/coco-e2e/framework/kbs"
+	"github.com/coco-e2e/coco-e2e/framework/leak"
 	"github.com/coco-e2e/coco-e2e/framework/measure"
 	"github.com/coco-e2e/coco-e2e/framework/pod"
 	"github.com/coco-e2e/coco-e2e/framework/suite"
@@ -85,7 +86,7 @@ var _ = Describe("the article's walkthrough", Ordered, Label("walkthrough"), fun
 
 	BeforeAll(func(ctx SpecContext) {
 		ns = bed.Namespace(ctx, "walkthrough")
-		secret = randomHex(24)
+		secret = leak.Secret()
 		askStatus = resourceStatusCommand(secretPath)
 		raw = document(articlePolicy(evidenceCommand(nonce), resourceCommand(secretPath), askStatus))
 		exec = func(ctx context.Context, podName, command string) (pod.Result, error) {

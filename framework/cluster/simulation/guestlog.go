@@ -4,12 +4,14 @@ import (
 	"bufio"
 	"crypto/rsa"
 	"crypto/x509"
+	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"time"
 )
 
@@ -105,4 +107,33 @@ func AttestationKeys(logs, namespace, podName string) ([]*rsa.PublicKey, error) 
 		keys = append(keys, k)
 	}
 	return keys, nil
+}
+
+// measuredEvent is attestation-agent's line about an event.
+var measuredEvent = regexp.MustCompile(`(?m)msg="event measured".* record="?([A-Za-z0-9+/=]+)"?$`)
+
+// EventLog is the log of what a pod's guest measured, in TCG2 format, as its
+// attestation-agent logged it to the host side. Whether it is true, the TEE's
+// registers say.
+func EventLog(logs, namespace, podName string) ([]byte, error) {
+	files, err := filepath.Glob(filepath.Join(GuestLogs(logs, namespace, podName), "aa.log"))
+	if err != nil {
+		return nil, err
+	}
+	if len(files) != 1 {
+		return nil, fmt.Errorf("%w of pod %s/%s below %s: %d guests", ErrNoGuestLog, namespace, podName, logs, len(files))
+	}
+	text, err := os.ReadFile(files[0])
+	if err != nil {
+		return nil, err
+	}
+	out := []byte{}
+	for _, match := range measuredEvent.FindAllSubmatch(text, -1) {
+		record, err := base64.StdEncoding.DecodeString(string(match[1]))
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", files[0], err)
+		}
+		out = append(out, record...)
+	}
+	return out, nil
 }

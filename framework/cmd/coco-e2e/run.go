@@ -17,6 +17,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
+	"github.com/coco-e2e/coco-e2e/framework/leak"
 	"github.com/coco-e2e/coco-e2e/framework/pod"
 	"github.com/coco-e2e/coco-e2e/framework/testbed"
 )
@@ -79,6 +80,29 @@ type selection struct {
 	suites       []string
 	focus, label string
 	keep         bool
+	// mark begins every secret of the run.
+	mark string
+}
+
+// noLeaks looks for the run's secrets in directories, of which "" is none.
+func noLeaks(mark string, dirs ...string) error {
+	var found []string
+	for _, dir := range dirs {
+		if dir == "" {
+			continue
+		}
+		leaks, err := leak.Search(dir, mark)
+		if err != nil {
+			return fmt.Errorf("look for secrets: %w", err)
+		}
+		for _, l := range leaks {
+			found = append(found, l.String())
+		}
+	}
+	if len(found) > 0 {
+		return fmt.Errorf("secrets reached reports or logs, where none may be:\n  %s", strings.Join(found, "\n  "))
+	}
+	return nil
 }
 
 // compileSuites compiles each of the named suites, or all when none is named,
@@ -152,7 +176,9 @@ func runSuites(cmd *cobra.Command, o testbed.Options, s selection, more func(*te
 	if !s.keep {
 		defer func() { err = errors.Join(err, down(o), savePhases(o, dir)) }()
 	}
+	s.mark = leak.NewMark()
 	runErr := o.Progress.Do("suites: running", func() error { return ginkgo(o, binaries, dir, s) })
+	runErr = errors.Join(runErr, o.Progress.Do("secrets: looked for in reports and logs", func() error { return noLeaks(s.mark, dir, t.NodeLogs) }))
 	if runErr != nil {
 		if err := t.ExportLogs(cmd.Context(), filepath.Join(dir, "node-logs")); err != nil {
 			fmt.Fprintln(os.Stderr, "coco-e2e: node logs:", err)
@@ -190,7 +216,8 @@ func ginkgo(o testbed.Options, binaries []string, dir string, s selection) error
 	}
 	cmd := command(o.Root, "go", append(args, binaries...)...)
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
-	cmd.Env = append(os.Environ(), "COCO_E2E_ROOT="+o.Root, "CLUSTER="+o.Provider, "CLUSTER_NAME="+o.Name, "COCO_E2E_CACHE="+o.Cache, "ARTIFACTS_DIR="+dir)
+	cmd.Env = append(os.Environ(), "COCO_E2E_ROOT="+o.Root, "CLUSTER="+o.Provider, "CLUSTER_NAME="+o.Name, "COCO_E2E_CACHE="+o.Cache, "ARTIFACTS_DIR="+dir,
+		leak.MarkVariable+"="+s.mark)
 	if err := cmd.Run(); err != nil {
 		var exit *exec.ExitError
 		if errors.As(err, &exit) {

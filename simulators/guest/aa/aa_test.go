@@ -43,7 +43,6 @@ func TestLoadConfig(t *testing.T) {
 		{"broken", "[token_configs", "", nil, "aa.toml: "},
 		{"wrong type", "[token_configs.kbs]\nurl = 3", "", nil, "aa.toml: "},
 		{"unknown key", "[token_configs.kbs]\ntee_key_algorithm = 'ML-KEM'", "", nil, `aa.toml: token_configs.kbs.tee_key_algorithm: "ML-KEM": want "ECDH-ES+A256KW-P256"`},
-		{"event log", "[eventlog_config]\nenable_eventlog = true", "", nil, "eventlog_config.enable_eventlog"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			path := ""

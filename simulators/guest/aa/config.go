@@ -24,7 +24,8 @@ type Config struct {
 	} `toml:"token_configs"`
 	// EventLog is the log of runtime measurements.
 	EventLog struct {
-		Enable bool `toml:"enable_eventlog"`
+		Enable *bool   `toml:"enable_eventlog"`
+		PCR    *uint32 `toml:"init_pcr"`
 	} `toml:"eventlog_config"`
 }
 
@@ -59,9 +60,6 @@ func LoadConfig(path, parameters string) (*Config, error) {
 	}
 	if err := toml.Unmarshal(raw, &config); err != nil {
 		return nil, fmt.Errorf("aa.toml: %w", err)
-	}
-	if config.EventLog.Enable {
-		return nil, errors.New("aa.toml: eventlog_config.enable_eventlog = true: the simulated attestation-agent keeps no event log; set it to false or remove it")
 	}
 	if kbs := config.TokenConfigs.KBS; kbs != nil {
 		if kbs.KeyAlgorithm == "" {

@@ -21,6 +21,10 @@ type Service struct {
 	Config *Config
 	// Attester is nil when the machine has no TEE: then everything about evidence fails.
 	Attester Attester
+	// Events is nil when no event log is kept.
+	Events *EventLog
+	// EventsEnabled says that one was asked for; without Events, the TEE has no registers for it.
+	EventsEnabled bool
 	// InitData was bound before the service began.
 	InitData *InitData
 	// Log must not get tokens or keys.
@@ -48,7 +52,15 @@ func (s *Service) evidence(ctx context.Context, reportData []byte) ([]byte, erro
 	if s.Attester == nil {
 		return nil, ErrNoTEE
 	}
-	return s.Attester.Evidence(ctx, reportData)
+	if s.Events == nil {
+		return s.Attester.Evidence(ctx, reportData)
+	}
+	var evidence []byte
+	err := s.Events.During(func() (err error) {
+		evidence, err = s.Attester.Evidence(ctx, reportData)
+		return err
+	})
+	return evidence, err
 }
 
 // GetAdditionalEvidence gives the evidence of further devices: none.
@@ -77,7 +89,7 @@ func (s *Service) token(ctx context.Context, kind string) ([]byte, error) {
 	if s.Attester == nil {
 		return nil, ErrNoTEE
 	}
-	handshake, err := newHandshake(config, s.Attester, s.InitData.Plaintext, s.Log)
+	handshake, err := newHandshake(config, attesterOf{s}, s.InitData.Plaintext, s.Log)
 	if err != nil {
 		return nil, err
 	}
@@ -95,9 +107,42 @@ func (s *Service) token(ctx context.Context, kind string) ([]byte, error) {
 	}{token, keyPair})
 }
 
-// ExtendRuntimeMeasurement says that there is no event log: aa.toml cannot enable it here.
-func (s *Service) ExtendRuntimeMeasurement(context.Context, *guestpb.ExtendRuntimeMeasurementRequest) (*guestpb.ExtendRuntimeMeasurementResponse, error) {
-	return &guestpb.ExtendRuntimeMeasurementResponse{Result: guestpb.RuntimeMeasurementResult_NOT_ENABLED}, nil
+// attesterOf is the service's TEE, asked for evidence while its event log rests.
+type attesterOf struct{ *Service }
+
+// Tee implements [Attester].
+func (a attesterOf) Tee() string { return a.Attester.Tee() }
+
+// BindInitData implements [Attester].
+func (a attesterOf) BindInitData(ctx context.Context, digest []byte) error {
+	return a.Attester.BindInitData(ctx, digest)
+}
+
+// Evidence implements [Attester].
+func (a attesterOf) Evidence(ctx context.Context, reportData []byte) (json.RawMessage, error) {
+	return a.evidence(ctx, reportData)
+}
+
+// ExtendRuntimeMeasurement records an event in the event log and measures it.
+func (s *Service) ExtendRuntimeMeasurement(ctx context.Context, request *guestpb.ExtendRuntimeMeasurementRequest) (*guestpb.ExtendRuntimeMeasurementResponse, error) {
+	answer := func(result guestpb.RuntimeMeasurementResult) (*guestpb.ExtendRuntimeMeasurementResponse, error) {
+		return &guestpb.ExtendRuntimeMeasurementResponse{Result: result}, nil
+	}
+	switch {
+	case !s.EventsEnabled:
+		return answer(guestpb.RuntimeMeasurementResult_NOT_ENABLED)
+	case s.Events == nil:
+		return answer(guestpb.RuntimeMeasurementResult_NOT_SUPPORTED)
+	}
+	var pcr *uint32
+	if request.RegisterIndex != nil {
+		index := uint32(min(request.GetRegisterIndex(), 1<<31))
+		pcr = &index
+	}
+	if err := s.Events.Record(ctx, pcr, request.GetDomain(), request.GetOperation(), request.GetContent()); err != nil {
+		return nil, s.fail("extend runtime measurement failed", err)
+	}
+	return answer(guestpb.RuntimeMeasurementResult_OK)
 }
 
 // BindInitData is declared in the protocol and not served, as by attestation-agent: init-data is bound once, at the start.

@@ -78,7 +78,6 @@ func TestLoadConfig(t *testing.T) {
 		{"what is not known is ignored", "[log]\nlevel = 'x'\n[image]\nmax_concurrent_layer_downloads_per_image = 3", "", socket, KBCConfig{}, ""},
 		{"bad socket", "socket = '/run/x'", "", "", KBCConfig{}, "cdh.toml: socket: "},
 		{"broken", "[", "", "", KBCConfig{}, "cdh.toml: "},
-		{"credentials", "[[credentials]]\npath = '/x'\nresource_uri = 'kbs:///a/b/c'", "", "", KBCConfig{}, "cdh.toml: credentials: "},
 		{"image policy", "[image]\nimage_security_policy_uri = 'kbs:///a/b/c'", "", "", KBCConfig{}, "cdh.toml: image: "},
 		{"bad environment", "", "nonsense", "", KBCConfig{}, "AA_KBC_PARAMS"},
 	} {

@@ -25,12 +25,20 @@ type Config struct {
 	// KBC says where secrets come from; its name is empty when cdh.toml does not say.
 	KBC KBCConfig `toml:"kbc"`
 	// Credentials are secrets to be written to files at the start.
-	Credentials []any `toml:"credentials"`
+	Credentials []Credential `toml:"credentials"`
+	// SkipSealedSecretVerification takes sealed secrets whoever signed them.
+	SkipSealedSecretVerification bool `toml:"skip_sealed_secret_verification"`
 	// Image is how images are pulled.
 	Image struct {
 		SecurityPolicyURI string `toml:"image_security_policy_uri"`
 		SecurityPolicy    string `toml:"image_security_policy"`
 	} `toml:"image"`
+}
+
+// Credential is a KBS resource to be written to a file at the start.
+type Credential struct {
+	Path        string `toml:"path"` // below BaseDir
+	ResourceURI string `toml:"resource_uri"`
 }
 
 // KBCConfig says where secrets come from.
@@ -70,9 +78,6 @@ func LoadConfig(path, parameters string) (*Config, error) {
 func (c *Config) check() error {
 	if _, err := channel.Path(c.Socket); err != nil {
 		return fmt.Errorf("cdh.toml: socket: %w", err)
-	}
-	if len(c.Credentials) > 0 {
-		return errors.New("cdh.toml: credentials: the simulated confidential-data-hub writes none; remove them and fetch the resources when needed")
 	}
 	if c.Image.SecurityPolicy != "" || c.Image.SecurityPolicyURI != "" {
 		return errors.New("cdh.toml: image: the simulated confidential-data-hub enforces no image security policy; remove image_security_policy and image_security_policy_uri")

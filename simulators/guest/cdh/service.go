@@ -2,6 +2,7 @@ package cdh
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"log/slog"
 	"time"
@@ -10,6 +11,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/coco-e2e/coco-e2e/simulators/guest/channel"
 	"github.com/coco-e2e/coco-e2e/simulators/guest/guestpb"
 	"github.com/coco-e2e/coco-e2e/simulators/guest/image"
 )
@@ -19,6 +21,12 @@ import (
 type Service struct {
 	Resources *Resources
 	Images    *image.Puller
+	// Agent is attestation-agent, which measures pulls; nil measures none.
+	Agent *channel.Client
+	// SkipVerification takes sealed secrets whoever signed them.
+	SkipVerification bool
+	// Base is [BaseDir] unless a test has another.
+	Base string
 	// Log must not get secrets.
 	Log *slog.Logger
 }
@@ -61,13 +69,29 @@ func (s *Service) PullImage(ctx context.Context, request *guestpb.ImagePullReque
 		s.Log.Error("image pull failed", "image", request.GetImageUrl(), "error", err.Error())
 		return nil, status.Error(codes.Internal, "[CDH] [ERROR]: Pull Image failed: "+err.Error())
 	}
+	if err := s.measurePull(ctx, request.GetImageUrl(), digest); err != nil {
+		s.Log.Error("image pull was not measured", "image", request.GetImageUrl(), "error", err.Error())
+		return nil, status.Error(codes.Internal, "[CDH] [ERROR]: Pull Image failed: "+err.Error())
+	}
 	s.Log.Info("image pulled", "image", request.GetImageUrl(), "digest", digest, "duration_ms", time.Since(start).Milliseconds())
 	return &guestpb.ImagePullResponse{ManifestDigest: digest}, nil
 }
 
-// UnsealSecret is not implemented.
-func (s *Service) UnsealSecret(context.Context, *guestpb.UnsealSecretInput) (*guestpb.UnsealSecretOutput, error) {
-	return nil, s.unimplemented("Unseal Secret", "sealed secrets")
+// measurePull has attestation-agent measure which image was pulled. Where no event log is kept there is nothing to do.
+func (s *Service) measurePull(ctx context.Context, image, digest string) error {
+	if s.Agent == nil {
+		return nil
+	}
+	content, err := json.Marshal(map[string]string{"digest": digest, "image": image})
+	if err != nil {
+		return err
+	}
+	return s.Agent.Call(ctx, func(client *ttrpc.Client) error {
+		_, err := guestpb.NewAttestationAgentServiceClient(client).ExtendRuntimeMeasurement(ctx, &guestpb.ExtendRuntimeMeasurementRequest{
+			Domain: "github.com/confidential-containers", Operation: "PullImage", Content: string(content),
+		})
+		return err
+	})
 }
 
 // SecureMount is not implemented.

@@ -63,11 +63,36 @@ func run(ctx context.Context, log *slog.Logger, options options) error {
 	if initData.Digest != nil {
 		log.Info("init-data bound", "digest", hex.EncodeToString(initData.Digest))
 	}
+	service := &aa.Service{Config: config, Attester: attester, InitData: initData, Log: log}
+	if err := openEventLog(service); err != nil {
+		return err
+	}
 	listener, err := channel.Listen(options.socket)
 	if err != nil {
 		return err
 	}
 	log.Info("serving", "socket", options.socket)
-	service := &aa.Service{Config: config, Attester: attester, InitData: initData, Log: log}
 	return channel.Serve(ctx, listener, service.Register)
+}
+
+// openEventLog begins the event log where one is asked for and the TEE has registers for it.
+func openEventLog(service *aa.Service) error {
+	pcr, enabled, err := service.Config.EventPCR(os.Getenv("COCO_EVENTLOG"))
+	if err != nil || !enabled {
+		return err
+	}
+	service.EventsEnabled = true
+	extender, ok := service.Attester.(aa.Extender)
+	if !ok {
+		service.Log.Warn("no event log: the TEE has no runtime registers")
+		return nil
+	}
+	if service.Events, err = aa.OpenEventLog(aa.EventLogPath, pcr, extender, service.Log); err != nil {
+		return err
+	}
+	if tdx, ok := service.Attester.(*aa.TDX); ok {
+		tdx.EventLog = aa.EventLogPath
+	}
+	service.Log.Info("event log begun", "pcr", pcr, "path", aa.EventLogPath)
+	return nil
 }

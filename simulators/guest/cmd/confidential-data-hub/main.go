@@ -43,7 +43,10 @@ func run(ctx context.Context, log *slog.Logger, configPath, agent string) error 
 	}
 	client := &channel.Client{Peer: "AA", Address: agent}
 	defer func() { _ = client.Close() }()
-	service := &cdh.Service{Resources: cdh.NewResources(config.KBC, client, log), Images: puller, Log: log}
+	service := &cdh.Service{Resources: cdh.NewResources(config.KBC, client, log), Images: puller, Agent: client, SkipVerification: config.SkipSealedSecretVerification, Log: log}
+	if err := service.FetchCredentials(ctx, config.Credentials); err != nil {
+		return err
+	}
 	listener, err := channel.Listen(config.Socket)
 	if err != nil {
 		return err
