@@ -4,7 +4,7 @@
 .PHONY: help e2e up down test lint bench build prerequisites generate fuzz
 
 COCO := bin/coco-e2e
-export CLUSTER CLUSTER_NAME NODES COCO_E2E_CACHE ARTIFACTS_DIR WORKLOAD_IMAGE KEEP FOCUS LABELS SUITES SHIM KATA_SHIM KATA_CONFIG FUZZTIME TARGETS
+export CLUSTER CLUSTER_NAME NODES COCO_E2E_CACHE ARTIFACTS_DIR WORKLOAD_IMAGE KEEP FOCUS LABELS SUITES SHIM KATA_SHIM KATA_CONFIG KBS KBS_URL KBS_ADMIN_URL KBS_ADMIN_TOKEN KBS_CERT FUZZTIME TARGETS
 
 help: ## say what there is
 	@echo "targets:"
@@ -19,6 +19,7 @@ help: ## say what there is
 	@echo "  CLUSTER_NAME=x    name of the cluster (coco-e2e)"
 	@echo "  WORKLOAD_IMAGE=i  image of the pods, by digest (built from Debian's packages)"
 	@echo "  SHIM=kata         drive the simulated TEE with Kata's shim, KATA_SHIM=path (docs/configuration.md)"
+	@echo "  KBS_URL=u         use a Trustee that is there, KBS_ADMIN_TOKEN=token (docs/configuration.md)"
 	@echo "  COCO_E2E_CACHE=d  where builds and clusters' state are kept (~/.cache/coco-e2e)"
 	@echo "  ARTIFACTS_DIR=d   where reports go (artifacts/)"
 	@echo "  FUZZTIME=60s      how long each fuzz target runs"

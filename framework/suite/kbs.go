@@ -5,6 +5,8 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"net/http"
+	"os"
+	"strings"
 	"time"
 
 	. "github.com/onsi/ginkgo/v2"
@@ -36,6 +38,9 @@ const adminTokenLifetime = 12 * time.Hour
 // asked for.
 func (b *Bed) KBS(ctx context.Context) *KBS {
 	GinkgoHelper()
+	if b.ExternalKBS.URL != "" {
+		return b.SharedKBS(ctx)
+	}
 	if b.kbs == nil {
 		ns, err := b.Pods.Namespace(ctx, "kbs")
 		Expect(err).NotTo(HaveOccurred())
@@ -47,9 +52,41 @@ func (b *Bed) KBS(ctx context.Context) *KBS {
 	return b.kbs
 }
 
+// OneKBS decorates what uses [Bed.KBS]: where there is one KBS for all processes,
+// because one was given, its specs run alone.
+var OneKBS = oneKBS()
+
+func oneKBS() any {
+	if os.Getenv("KBS_URL") != "" {
+		return Serial
+	}
+	return Label()
+}
+
+// SharedKBS is the run's KBS, or the one that was given. Specs of several
+// processes may use it at once.
+func (b *Bed) SharedKBS(ctx context.Context) *KBS {
+	GinkgoHelper()
+	if b.shared != nil {
+		return b.shared
+	}
+	if e := b.ExternalKBS; e.URL != "" {
+		k := newKBS(e.AdminURL, e.CA, e.AdminToken)
+		k.KBS = testbed.KBS{URL: e.URL, CA: e.CA}
+		b.shared = k
+		return k
+	}
+	k, stop := b.reach(ctx, testbed.KBS{Namespace: testbed.KBSNamespace, URL: b.KBSURL, AdminKey: b.KBSAdminKey})
+	b.shared, b.stopShared = k, stop
+	return k
+}
+
 // NewKBS is one of the spec's own making, which goes with the spec.
 func (b *Bed) NewKBS(ctx context.Context, o testbed.KBSOptions) *KBS {
 	GinkgoHelper()
+	if b.ExternalKBS.URL != "" {
+		Skip("the spec needs a KBS of its own making, and KBS_URL gives one")
+	}
 	o.Namespace = b.Namespace(ctx, "kbs")
 	k, stop := b.deploy(ctx, o)
 	DeferCleanup(stop)
@@ -60,31 +97,52 @@ func (b *Bed) deploy(ctx context.Context, o testbed.KBSOptions) (*KBS, func()) {
 	GinkgoHelper()
 	deployed, err := b.DeployKBS(ctx, o)
 	Expect(err).NotTo(HaveOccurred())
-	p, err := b.Pods.WaitReady(ctx, o.Namespace, pod.Labelled("app", "kbs"))
+	return b.reach(ctx, deployed)
+}
+
+// reach forwards a port of this machine to a KBS of the cluster.
+func (b *Bed) reach(ctx context.Context, deployed testbed.KBS) (*KBS, func()) {
+	GinkgoHelper()
+	p, err := b.Pods.WaitReady(ctx, deployed.Namespace, pod.Labelled("app", "kbs"))
 	Expect(err).NotTo(HaveOccurred())
 	// The forwarding outlives the spec that first asks.
-	address, stop, err := b.Pods.Forward(context.WithoutCancel(ctx), o.Namespace, p.Name, testbed.KBSPort)
+	address, stop, err := b.Pods.Forward(context.WithoutCancel(ctx), deployed.Namespace, p.Name, testbed.KBSPort)
 	Expect(err).NotTo(HaveOccurred())
-	k := &KBS{KBS: deployed, Address: "http://" + address, http: http.DefaultClient}
+	address = "http://" + address
 	if deployed.CA != "" {
-		roots := x509.NewCertPool()
-		roots.AppendCertsFromPEM([]byte(deployed.CA))
-		k.Address, k.http = "https://"+address, &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}}}
+		address = strings.Replace(address, "http://", "https://", 1)
 	}
 	token, err := kbs.MintAdminToken([]byte(deployed.AdminKey), adminTokenLifetime)
 	Expect(err).NotTo(HaveOccurred())
-	k.Client, err = kbs.New(kbs.Options{URL: k.Address, CA: []byte(deployed.CA), AdminToken: token})
-	Expect(err).NotTo(HaveOccurred())
+	k := newKBS(address, deployed.CA, token)
+	k.KBS = deployed
 	return k, stop
+}
+
+// newKBS makes the clients of the KBS at an address of this machine.
+func newKBS(address, ca, adminToken string) *KBS {
+	GinkgoHelper()
+	k := &KBS{Address: strings.TrimRight(address, "/"), http: http.DefaultClient}
+	if ca != "" {
+		roots := x509.NewCertPool()
+		Expect(roots.AppendCertsFromPEM([]byte(ca))).To(BeTrue(), "the KBS's authority is no certificate in PEM form")
+		k.http = &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}}}
+	}
+	var err error
+	k.Client, err = kbs.New(kbs.Options{URL: k.Address, CA: []byte(ca), AdminToken: adminToken})
+	Expect(err).NotTo(HaveOccurred())
+	return k
 }
 
 // closeKBS takes this process's KBS away.
 func (b *Bed) closeKBS(ctx context.Context) error {
+	for _, stop := range []func(){b.stopShared, b.stopKBS} {
+		if stop != nil {
+			stop()
+		}
+	}
 	if b.kbsNamespace == "" {
 		return nil
-	}
-	if b.stopKBS != nil {
-		b.stopKBS()
 	}
 	return b.Pods.DeleteNamespace(ctx, b.kbsNamespace)
 }

@@ -52,6 +52,8 @@ type Bed struct {
 	kbs          *KBS
 	kbsNamespace string
 	stopKBS      func()
+	shared       *KBS
+	stopShared   func()
 }
 
 // Run runs the suite called name; a suite's Test function calls it.

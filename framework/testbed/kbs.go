@@ -10,10 +10,12 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"maps"
 	"math/big"
 	"net"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -37,6 +39,51 @@ const (
 
 // kbsReady bounds a KBS's start.
 const kbsReady = time.Minute
+
+// ExternalKBS is a Trustee that is there already.
+type ExternalKBS struct {
+	// URL as guests reach it.
+	URL string `json:"url"`
+	// AdminURL is its URL for this machine.
+	AdminURL string `json:"adminURL"`
+	// AdminToken is an administrator's token.
+	AdminToken string `json:"adminToken"`
+	// CA is the authority of its certificate, PEM; "" for the system's.
+	CA string `json:"ca"`
+}
+
+// kbsFromEnvironment reads KBS, KBS_URL, KBS_ADMIN_URL, KBS_ADMIN_TOKEN and
+// KBS_CERT.
+func kbsFromEnvironment() (ExternalKBS, error) {
+	k := ExternalKBS{URL: os.Getenv("KBS_URL"), AdminURL: os.Getenv("KBS_ADMIN_URL"), AdminToken: os.Getenv("KBS_ADMIN_TOKEN")}
+	switch which := os.Getenv("KBS"); {
+	case which != "" && which != "sim":
+		return k, fmt.Errorf("KBS=%s: use KBS=sim for the simulator, or KBS_URL for a KBS that is there", which)
+	case which == "sim" && k.URL != "":
+		return k, errors.New("KBS=sim and KBS_URL contradict each other: unset one")
+	case k.URL == "" && (k.AdminURL != "" || k.AdminToken != "" || os.Getenv("KBS_CERT") != ""):
+		return k, errors.New("KBS_ADMIN_URL, KBS_ADMIN_TOKEN and KBS_CERT mean something with KBS_URL only: set that too, or unset them")
+	case k.URL == "":
+		return k, nil
+	}
+	if k.AdminURL == "" {
+		k.AdminURL = k.URL
+	}
+	for name, value := range map[string]string{"KBS_URL": k.URL, "KBS_ADMIN_URL": k.AdminURL} {
+		u, err := url.Parse(value)
+		if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" {
+			return k, fmt.Errorf("%s=%s: want http://host:port or https://host:port", name, value)
+		}
+	}
+	if path := os.Getenv("KBS_CERT"); path != "" {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			return k, fmt.Errorf("KBS_CERT: %w", err)
+		}
+		k.CA = string(text)
+	}
+	return k, nil
+}
 
 // KBSOptions say what a KBS simulator is like where it differs from the run's own.
 type KBSOptions struct {

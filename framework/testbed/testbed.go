@@ -41,6 +41,8 @@ type Options struct {
 	Cache string
 	// Shim joins containerd to the simulated TEE.
 	Shim simulation.Shim
+	// KBS is one that is there already, to be used instead of the simulator.
+	KBS ExternalKBS
 	// Workload is the image that pods run, pinned by digest; empty for the
 	// nginx that the run builds. It needs whoami, ls, curl and true.
 	Workload string
@@ -68,7 +70,8 @@ func shimFromEnvironment() (simulation.Shim, error) {
 }
 
 // FromEnvironment reads CLUSTER, CLUSTER_NAME, NODES, COCO_E2E_CACHE,
-// WORKLOAD_IMAGE, SHIM, KATA_SHIM and KATA_CONFIG, and finds the checkout from the working directory upwards.
+// WORKLOAD_IMAGE, SHIM, KATA_SHIM and KATA_CONFIG, KBS, KBS_URL, KBS_ADMIN_URL, KBS_ADMIN_TOKEN and KBS_CERT, and finds the
+// checkout from the working directory upwards.
 func FromEnvironment() (Options, error) {
 	o := Options{
 		Provider: os.Getenv("CLUSTER"), Name: os.Getenv("CLUSTER_NAME"), Cache: os.Getenv("COCO_E2E_CACHE"), Workload: os.Getenv("WORKLOAD_IMAGE"),
@@ -77,6 +80,9 @@ func FromEnvironment() (Options, error) {
 		return o, fmt.Errorf("WORKLOAD_IMAGE=%s: name it with its registry and digest, such as docker.io/library/nginx@sha256:…", o.Workload)
 	}
 	var err error
+	if o.KBS, err = kbsFromEnvironment(); err != nil {
+		return o, err
+	}
 	if o.Shim, err = shimFromEnvironment(); err != nil {
 		return o, err
 	}
@@ -163,8 +169,11 @@ type Handle struct {
 	UnlistedImage string `json:"unlistedImage"`
 	// KBSURL is the KBS as a guest reaches it.
 	KBSURL string `json:"kbsURL"`
-	// KBSAdminKey is the Ed25519 key, PKCS8 in PEM, that signs administrators' tokens.
+	// KBSAdminKey is the Ed25519 key, PKCS8 in PEM, that signs administrators'
+	// tokens; "" with a KBS that was given.
 	KBSAdminKey string `json:"kbsAdminKey"`
+	// ExternalKBS is the KBS that was given; its URL is "" with the run's own.
+	ExternalKBS ExternalKBS `json:"externalKBS"`
 	// Nodes is how many nodes run pods.
 	Nodes int `json:"nodes"`
 	// NodeLogs is a directory of this machine that shows each node's /var/log
@@ -262,6 +271,11 @@ func Up(ctx context.Context, o Options) (*Testbed, error) {
 	if err := simulation.CreateRuntimeClasses(ctx, t.Pods.Kube); err != nil {
 		return nil, err
 	}
+	if o.KBS.URL != "" {
+		t.KBSURL, t.ExternalKBS = o.KBS.URL, o.KBS
+		o.Progress.Printf("KBS: %s, which was given", o.KBS.URL)
+		return t, t.save()
+	}
 	if err := o.Progress.Do("KBS: deploy", func() error {
 		if err := t.cluster.LoadImageArchive(ctx, parts.KBSArchive); err != nil {
 			return err
@@ -316,6 +330,9 @@ func Existing(o Options) (*Testbed, error) {
 	}
 	if o.Provider != "" && h.Provider != o.Provider {
 		return nil, fmt.Errorf("the cluster %s that an earlier run kept is a %s one, and CLUSTER asks for %s: remove it with `make down`", h.Name, h.Provider, o.Provider)
+	}
+	if h.ExternalKBS.URL != o.KBS.URL {
+		return nil, fmt.Errorf("the cluster %s that an earlier run kept has the KBS %q, and KBS_URL asks for %q: remove it with `make down`", h.Name, h.ExternalKBS.URL, o.KBS.URL)
 	}
 	if h.Shim != o.Shim.Name() {
 		return nil, fmt.Errorf("the cluster %s that an earlier run kept has the shim %s, and SHIM asks for %s: remove it with `make down`", h.Name, h.Shim, o.Shim.Name())

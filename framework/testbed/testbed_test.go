@@ -72,3 +72,40 @@ func TestWorkloadImageHasToBePinned(t *testing.T) {
 		}
 	}
 }
+
+func TestKBSFromEnvironment(t *testing.T) {
+	environment(t)
+	for _, name := range []string{"KBS", "KBS_URL", "KBS_ADMIN_URL", "KBS_ADMIN_TOKEN", "KBS_CERT"} {
+		t.Setenv(name, "")
+	}
+	for name, tc := range map[string]struct {
+		env  map[string]string
+		want ExternalKBS
+		err  string
+	}{
+		"the simulator":  {map[string]string{"KBS": "sim"}, ExternalKBS{}, ""},
+		"given":          {map[string]string{"KBS_URL": "http://kbs:8080", "KBS_ADMIN_TOKEN": "t"}, ExternalKBS{URL: "http://kbs:8080", AdminURL: "http://kbs:8080", AdminToken: "t"}, ""},
+		"another way":    {map[string]string{"KBS_URL": "http://kbs:8080", "KBS_ADMIN_URL": "https://here"}, ExternalKBS{URL: "http://kbs:8080", AdminURL: "https://here"}, ""},
+		"unknown":        {map[string]string{"KBS": "real"}, ExternalKBS{}, "KBS=real"},
+		"both":           {map[string]string{"KBS": "sim", "KBS_URL": "http://kbs"}, ExternalKBS{}, "contradict"},
+		"no URL":         {map[string]string{"KBS_ADMIN_TOKEN": "t"}, ExternalKBS{}, "KBS_URL only"},
+		"bad URL":        {map[string]string{"KBS_URL": "kbs:8080"}, ExternalKBS{}, "KBS_URL=kbs:8080"},
+		"no certificate": {map[string]string{"KBS_URL": "https://kbs", "KBS_CERT": "/nonexistent"}, ExternalKBS{}, "KBS_CERT"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			for k, v := range tc.env {
+				t.Setenv(k, v)
+			}
+			o, err := FromEnvironment()
+			if tc.err != "" {
+				if err == nil || !strings.Contains(err.Error(), tc.err) {
+					t.Errorf("error %v, want %q", err, tc.err)
+				}
+				return
+			}
+			if err != nil || o.KBS != tc.want {
+				t.Errorf("%+v, %v, want %+v", o.KBS, err, tc.want)
+			}
+		})
+	}
+}

@@ -20,6 +20,7 @@ import (
 	. "github.com/onsi/gomega"
 
 	"github.com/coco-e2e/coco-e2e/framework/evidence"
+	"github.com/coco-e2e/coco-e2e/framework/suite"
 	"github.com/coco-e2e/coco-e2e/framework/testbed"
 )
 
@@ -156,7 +157,7 @@ func rsaPublic(response *tpm2.ReadPublicResponse) (string, error) {
 	return base64.StdEncoding.EncodeToString(der), err
 }
 
-var _ = Describe("a TPM that is nobody's guest", Label("tee:tpm"), func() {
+var _ = Describe("a TPM that is nobody's guest", suite.OneKBS, Label("tee:tpm"), func() {
 	It("attests whatever its owner wants, and is found out by its key alone", SpecTimeout(limit), func(ctx SpecContext) {
 		s := newSubject(ctx, bed.NewKBS(ctx, testbed.KBSOptions{}))
 		attacker := newOwnTPM()

@@ -56,7 +56,7 @@ func without(log *measure.EventLog, number int) *measure.EventLog {
 	return &measure.EventLog{Events: slices.Delete(slices.Clone(log.Events), number, number+1)}
 }
 
-var _ = Describe("the log of what was asked of the agent", Label("event-log"), func() {
+var _ = Describe("the log of what was asked of the agent", suite.OneKBS, Label("event-log"), func() {
 	It("leads to the quoted register, and no other log does", SpecTimeout(limit), func(ctx SpecContext) {
 		class := measuredClass(evidence.KindTPM)
 		if bed.NodeLogs == "" {
@@ -116,6 +116,7 @@ var _ = Describe("the log of what was asked of the agent", Label("event-log"), f
 
 	It("can decide: a pod that somebody entered gets no secret any more", SpecTimeout(limit), func(ctx SpecContext) {
 		class := measuredClass(evidence.KindTDX)
+		knowsRoots(evidence.KindTDX)
 		k := bed.KBS(ctx)
 		ns := bed.Namespace(ctx, "release")
 		path := "release/" + ns + "/untouched"

@@ -70,7 +70,7 @@ func newKey() *ecdsa.PrivateKey {
 	return key
 }
 
-var _ = Describe("tokens", Label("token"), func() {
+var _ = Describe("tokens", suite.OneKBS, Label("token"), func() {
 	It("that somebody else signed are refused", SpecTimeout(limit), func(ctx SpecContext) {
 		k := bed.NewKBS(ctx, testbed.KBSOptions{TrustedTokens: true})
 		s := newSubject(ctx, k)
@@ -139,7 +139,7 @@ var _ = Describe("tokens", Label("token"), func() {
 	})
 })
 
-var _ = Describe("resources", Label("resource"), func() {
+var _ = Describe("resources", suite.OneKBS, Label("resource"), func() {
 	It("are released by path", SpecTimeout(limit), func(ctx SpecContext) {
 		s := newSubject(ctx, bed.KBS(ctx))
 		Expect(s.k.SetResourcePolicy(ctx, `package policy
@@ -212,7 +212,7 @@ allow if data["resource-path"] == ["release", "`+s.ns+`", "secret"]
 	)
 })
 
-var _ = Describe("policies", Label("policy"), func() {
+var _ = Describe("policies", suite.OneKBS, Label("policy"), func() {
 	It("without a rule allow deny", SpecTimeout(limit), func(ctx SpecContext) {
 		s := newSubject(ctx, bed.KBS(ctx))
 		for name, policy := range map[string]string{
@@ -250,7 +250,7 @@ trust_claims := {"executables": executables, "hardware": 2}
 	})
 })
 
-var _ = Describe("the KBS", Label("kbs"), func() {
+var _ = Describe("the KBS", suite.OneKBS, Label("kbs"), func() {
 	It("that is down refuses nothing: that is inconclusive", SpecTimeout(limit), func(ctx SpecContext) {
 		s := newSubject(ctx, bed.NewKBS(ctx, testbed.KBSOptions{}))
 		s.control(ctx)

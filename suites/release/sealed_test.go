@@ -73,7 +73,7 @@ func variable(name string) string {
 	return `tr '\0' '\n' </proc/1/environ | sed -n 's/^` + name + `=//p' | tr -d '\n'`
 }
 
-var _ = Describe("sealed secrets", Label("sealed"), func() {
+var _ = Describe("sealed secrets", suite.OneKBS, Label("sealed"), func() {
 	It("in environment and volumes are the secret inside the guest, and sealed outside", SpecTimeout(limit), func(ctx SpecContext) {
 		s := newSealing(ctx)
 		sealed := s.seal(s.key)

@@ -70,18 +70,16 @@ func deployment(ns, image string, annotations map[string]string) *appsv1.Deploym
 	}
 }
 
-var _ = Describe("the article's walkthrough", Ordered, Label("walkthrough"), func() {
+var _ = Describe("the article's walkthrough", Ordered, suite.OneKBS, Label("walkthrough"), func() {
 	var (
-		ns, name   string
-		nonce      = randomHex(16)
-		raw        []byte
-		secret     string
-		kbsClient  *kbs.Client
-		kbsAddress string
-		closeKBS   func()
-		exec       func(ctx context.Context, podName string, command string) (pod.Result, error)
-		token      func(ctx context.Context, podName string) (kbs.Token, kbs.TEEKey)
-		askStatus  string
+		ns, name  string
+		nonce     = randomHex(16)
+		raw       []byte
+		secret    string
+		kbsClient *suite.KBS
+		exec      func(ctx context.Context, podName string, command string) (pod.Result, error)
+		token     func(ctx context.Context, podName string) (kbs.Token, kbs.TEEKey)
+		askStatus string
 	)
 
 	BeforeAll(func(ctx SpecContext) {
@@ -101,16 +99,7 @@ var _ = Describe("the article's walkthrough", Ordered, Label("walkthrough"), fun
 			return tok, key
 		}
 
-		kbsPod, err := bed.Pods.WaitReady(ctx, testbed.KBSNamespace, pod.Labelled("app", "kbs"))
-		Expect(err).NotTo(HaveOccurred())
-		kbsAddress, closeKBS, err = bed.Pods.Forward(ctx, testbed.KBSNamespace, kbsPod.Name, testbed.KBSPort)
-		Expect(err).NotTo(HaveOccurred())
-		DeferCleanup(func() { closeKBS() })
-		adminToken, err := kbs.MintAdminToken([]byte(bed.KBSAdminKey), time.Hour)
-		Expect(err).NotTo(HaveOccurred())
-		kbsClient, err = kbs.New(kbs.Options{URL: "http://" + kbsAddress, AdminToken: adminToken})
-		Expect(err).NotTo(HaveOccurred())
-
+		kbsClient = bed.SharedKBS(ctx)
 		Expect(kbsClient.SetReferenceValue(ctx, "tpm.pcr08", []string{articlePCR8, expectedPCR8(raw)})).To(Succeed())
 		Expect(kbsClient.SetAttestationPolicy(ctx, "default_cpu", string(manifests.Read("walkthrough/attestation-policy.rego")))).To(Succeed())
 		policy, err := manifests.Fill("walkthrough/resource-policy.rego", map[string]any{
@@ -221,7 +210,7 @@ var _ = Describe("the article's walkthrough", Ordered, Label("walkthrough"), fun
 	}, NodeTimeout(suite.DefaultSpecTimeout))
 
 	It("7. the KBS's log names PCR8, and beside it the two acceptable values", func(ctx SpecContext) {
-		if !bed.Simulated {
+		if bed.ExternalKBS.URL != "" {
 			Skip("the layout of a real Trustee's log differs between versions: the claims are asserted through the token instead")
 		}
 		token(ctx, name)
