@@ -4,7 +4,7 @@
 .PHONY: help e2e up down test lint bench build prerequisites generate fuzz
 
 COCO := bin/coco-e2e
-export CLUSTER CLUSTER_NAME NODES COCO_E2E_CACHE ARTIFACTS_DIR WORKLOAD_IMAGE KEEP FOCUS LABELS SUITES SHIM KATA_SHIM KATA_CONFIG KBS KBS_URL KBS_ADMIN_URL KBS_ADMIN_TOKEN KBS_CERT FUZZTIME TARGETS
+export CLUSTER CLUSTER_NAME NODES COCO_E2E_CACHE ARTIFACTS_DIR WORKLOAD_IMAGE KEEP FOCUS LABELS SUITES SHIM KATA_SHIM KATA_CONFIG KBS KBS_URL KBS_ADMIN_URL KBS_ADMIN_TOKEN KBS_CERT KUBECONFIG RUNTIME_CLASS TEST_ROOTS UNLISTED_IMAGE FUZZTIME TARGETS
 
 help: ## say what there is
 	@echo "targets:"
@@ -15,7 +15,7 @@ help: ## say what there is
 	@echo "  LABELS='expr'     run only specs with these labels (Ginkgo label filter)"
 	@echo "  SUITES=a,b        run only these suites of suites/"
 	@echo "  NODES=3           nodes of the cluster (1)"
-	@echo "  CLUSTER=local     provider of the cluster (the only one so far)"
+	@echo "  CLUSTER=x         local, kind, or existing with KUBECONFIG and RUNTIME_CLASS (found out)"
 	@echo "  CLUSTER_NAME=x    name of the cluster (coco-e2e)"
 	@echo "  WORKLOAD_IMAGE=i  image of the pods, by digest (built from Debian's packages)"
 	@echo "  SHIM=kata         drive the simulated TEE with Kata's shim, KATA_SHIM=path (docs/configuration.md)"

@@ -41,6 +41,7 @@ func (b *Bed) KBS(ctx context.Context) *KBS {
 	if b.ExternalKBS.URL != "" {
 		return b.SharedKBS(ctx)
 	}
+	b.needsKBS()
 	if b.kbs == nil {
 		ns, err := b.Pods.Namespace(ctx, "kbs")
 		Expect(err).NotTo(HaveOccurred())
@@ -76,9 +77,18 @@ func (b *Bed) SharedKBS(ctx context.Context) *KBS {
 		b.shared = k
 		return k
 	}
-	k, stop := b.reach(ctx, testbed.KBS{Namespace: testbed.KBSNamespace, URL: b.KBSURL, AdminKey: b.KBSAdminKey})
+	b.needsKBS()
+	k, stop := b.reach(ctx, testbed.KBS{Namespace: b.KBSNamespace, URL: b.KBSURL, AdminKey: b.KBSAdminKey})
 	b.shared, b.stopShared = k, stop
 	return k
+}
+
+// needsKBS skips where a run has no KBS at all.
+func (b *Bed) needsKBS() {
+	GinkgoHelper()
+	if b.KBSURL == "" {
+		Skip("there is no KBS: KBS_URL and KBS_ADMIN_TOKEN give one")
+	}
 }
 
 // NewKBS is one of the spec's own making, which goes with the spec.
@@ -87,6 +97,7 @@ func (b *Bed) NewKBS(ctx context.Context, o testbed.KBSOptions) *KBS {
 	if b.ExternalKBS.URL != "" {
 		Skip("the spec needs a KBS of its own making, and KBS_URL gives one")
 	}
+	b.needsKBS()
 	o.Namespace = b.Namespace(ctx, "kbs")
 	k, stop := b.deploy(ctx, o)
 	DeferCleanup(stop)

@@ -89,7 +89,7 @@ func findOrBringUp(ctx context.Context) *testbed.Testbed {
 	o, err := testbed.FromEnvironment()
 	Expect(err).NotTo(HaveOccurred())
 	o.Progress = progress.New(GinkgoWriter)
-	t, err := testbed.Existing(o)
+	t, err := testbed.Kept(o)
 	Expect(err).NotTo(HaveOccurred())
 	if t != nil {
 		return t

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 
 	"github.com/coco-e2e/coco-e2e/framework/cluster"
+	"github.com/coco-e2e/coco-e2e/framework/cluster/existing"
 	"github.com/coco-e2e/coco-e2e/framework/cluster/kind"
 	"github.com/coco-e2e/coco-e2e/framework/cluster/local"
 	"github.com/coco-e2e/coco-e2e/framework/cluster/node"
@@ -17,6 +18,8 @@ import (
 const (
 	Local = "local"
 	Kind  = "kind"
+	// Existing is a cluster that is there already.
+	Existing = "existing"
 )
 
 // ChooseProvider fills in the provider where CLUSTER names none: kind where a
@@ -105,6 +108,8 @@ func open(h Handle) (cluster.Provider, error) {
 		return local.Open(h.StateRoot, h.Name)
 	case Kind:
 		return kind.Open(h.StateRoot, h.Name)
+	case Existing:
+		return existing.Open(h.Kubeconfig)
 	}
 	return nil, fmt.Errorf("testbed %s: unknown provider %q", h.Name, h.Provider)
 }
@@ -114,6 +119,10 @@ func Clusters(o Options) ([]string, error) { return local.List(o.ClustersDir()) 
 
 // Down removes the cluster that o names, or what is left of it.
 func Down(ctx context.Context, o Options) error {
+	h, err := readHandle(o)
+	if err == nil && h != nil && h.Provider == Existing {
+		return o.Progress.Do("cluster "+o.Name+": remove what the run made", func() error { return downExisting(ctx, *h) })
+	}
 	return o.Progress.Do("cluster "+o.Name+": remove", func() error {
 		c, err := whatIsLeft(o)
 		if err != nil {

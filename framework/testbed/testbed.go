@@ -19,6 +19,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/coco-e2e/coco-e2e/framework/cluster"
+	"github.com/coco-e2e/coco-e2e/framework/cluster/existing"
 	"github.com/coco-e2e/coco-e2e/framework/cluster/local"
 	"github.com/coco-e2e/coco-e2e/framework/cluster/node"
 	"github.com/coco-e2e/coco-e2e/framework/cluster/simulation"
@@ -29,8 +30,10 @@ import (
 
 // Options say what to bring up. FromEnvironment fills them.
 type Options struct {
-	// Provider of the cluster: Local, Kind, or "" for what ChooseProvider finds.
+	// Provider of the cluster: Local, Kind, Existing, or "" for what ChooseProvider finds.
 	Provider string
+	// Existing is what to use of a cluster that is there, with that provider.
+	Existing ExistingOptions
 	// Name of the cluster.
 	Name string
 	// Nodes is how many nodes the cluster has.
@@ -93,10 +96,15 @@ func FromEnvironment() (Options, error) {
 	}
 	switch o.Provider {
 	case "", Local, Kind:
-	case "existing":
-		return o, fmt.Errorf("CLUSTER=%s: this provider is not built yet; use CLUSTER=kind or CLUSTER=local", o.Provider)
+	case Existing:
+		if o.Existing, err = existingFromEnvironment(); err != nil {
+			return o, err
+		}
+		if o.Name == "" {
+			o.Name = "existing"
+		}
 	default:
-		return o, fmt.Errorf("CLUSTER=%s: unknown provider; use CLUSTER=kind or CLUSTER=local", o.Provider)
+		return o, fmt.Errorf("CLUSTER=%s: unknown provider; use CLUSTER=kind, CLUSTER=local or CLUSTER=existing", o.Provider)
 	}
 	if o.Name == "" {
 		o.Name = local.DefaultName
@@ -167,8 +175,12 @@ type Handle struct {
 	Nginx string `json:"nginx"`
 	// UnlistedImage is another image that pods can run.
 	UnlistedImage string `json:"unlistedImage"`
-	// KBSURL is the KBS as a guest reaches it.
+	// Platform is what was detected of a cluster that was there; nil for others.
+	Platform *existing.Platform `json:"platform,omitempty"`
+	// KBSURL is the KBS as a guest reaches it; "" when there is none.
 	KBSURL string `json:"kbsURL"`
+	// KBSNamespace is the namespace of the run's own KBS, or "".
+	KBSNamespace string `json:"kbsNamespace"`
 	// KBSAdminKey is the Ed25519 key, PKCS8 in PEM, that signs administrators'
 	// tokens; "" with a KBS that was given.
 	KBSAdminKey string `json:"kbsAdminKey"`
@@ -238,6 +250,9 @@ func Prepare(ctx context.Context, o Options) (*node.Image, *simulation.Parts, er
 // Up brings up a testbed. On error, what was started stays for a look at its
 // logs; Down removes it.
 func Up(ctx context.Context, o Options) (*Testbed, error) {
+	if o.Provider == Existing {
+		return upExisting(ctx, o)
+	}
 	ChooseProvider(ctx, &o)
 	img, parts, err := Prepare(ctx, o)
 	if err != nil {
@@ -280,6 +295,7 @@ func Up(ctx context.Context, o Options) (*Testbed, error) {
 		if err := t.cluster.LoadImageArchive(ctx, parts.KBSArchive); err != nil {
 			return err
 		}
+		t.KBSNamespace = KBSNamespace
 		kbs, err := t.DeployKBS(ctx, KBSOptions{Namespace: KBSNamespace, NewNamespace: true})
 		t.KBSURL, t.KBSAdminKey = kbs.URL, kbs.AdminKey
 		return err
@@ -305,18 +321,8 @@ func Open(h Handle) (*Testbed, error) {
 	return t, err
 }
 
-func (o Options) handlePath() string { return filepath.Join(o.ClustersDir(), o.Name, "testbed.json") }
-
-func (t *Testbed) save() error {
-	b, err := json.Marshal(t.Handle)
-	if err != nil {
-		return err
-	}
-	return os.WriteFile(filepath.Join(t.StateRoot, t.Name, "testbed.json"), b, 0o600)
-}
-
-// Existing returns the testbed that an earlier run kept, or nil.
-func Existing(o Options) (*Testbed, error) {
+// readHandle reads the handle that o's cluster left, nil if there is none.
+func readHandle(o Options) (*Handle, error) {
 	b, err := os.ReadFile(o.handlePath())
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, nil
@@ -328,16 +334,35 @@ func Existing(o Options) (*Testbed, error) {
 	if err := json.Unmarshal(b, &h); err != nil {
 		return nil, fmt.Errorf("%s: %w; remove the cluster with `make down`", o.handlePath(), err)
 	}
+	return &h, nil
+}
+
+func (o Options) handlePath() string { return filepath.Join(o.ClustersDir(), o.Name, "testbed.json") }
+
+func (t *Testbed) save() error {
+	b, err := json.Marshal(t.Handle)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(t.StateRoot, t.Name, "testbed.json"), b, 0o600)
+}
+
+// Kept returns the testbed that an earlier run kept, or nil.
+func Kept(o Options) (*Testbed, error) {
+	h, err := readHandle(o)
+	if h == nil || err != nil {
+		return nil, err
+	}
 	if o.Provider != "" && h.Provider != o.Provider {
 		return nil, fmt.Errorf("the cluster %s that an earlier run kept is a %s one, and CLUSTER asks for %s: remove it with `make down`", h.Name, h.Provider, o.Provider)
 	}
 	if h.ExternalKBS.URL != o.KBS.URL {
 		return nil, fmt.Errorf("the cluster %s that an earlier run kept has the KBS %q, and KBS_URL asks for %q: remove it with `make down`", h.Name, h.ExternalKBS.URL, o.KBS.URL)
 	}
-	if h.Shim != o.Shim.Name() {
+	if h.Provider != Existing && h.Shim != o.Shim.Name() {
 		return nil, fmt.Errorf("the cluster %s that an earlier run kept has the shim %s, and SHIM asks for %s: remove it with `make down`", h.Name, h.Shim, o.Shim.Name())
 	}
-	return Open(h)
+	return Open(*h)
 }
 
 // ExportLogs copies what the node and its guests logged into dir.

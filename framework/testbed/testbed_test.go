@@ -7,7 +7,7 @@ import (
 
 // environment sets what FromEnvironment reads to nothing, but for the cache.
 func environment(t *testing.T) {
-	for _, name := range []string{"CLUSTER", "CLUSTER_NAME", "NODES", "SHIM", "KATA_SHIM", "KATA_CONFIG", "WORKLOAD_IMAGE", "COCO_E2E_ROOT"} {
+	for _, name := range []string{"CLUSTER", "CLUSTER_NAME", "NODES", "SHIM", "KATA_SHIM", "KATA_CONFIG", "WORKLOAD_IMAGE", "COCO_E2E_ROOT", "RUNTIME_CLASS", "KUBECONFIG"} {
 		t.Setenv(name, "")
 	}
 	t.Setenv("COCO_E2E_CACHE", t.TempDir())
@@ -15,7 +15,7 @@ func environment(t *testing.T) {
 
 func TestFromEnvironment(t *testing.T) {
 	environment(t)
-	for cluster, wantErr := range map[string]string{"": "", "local": "", "kind": "", "existing": "not built yet", "moon": "unknown provider"} {
+	for cluster, wantErr := range map[string]string{"": "", "local": "", "kind": "", "existing": "needs RUNTIME_CLASS", "moon": "unknown provider"} {
 		t.Setenv("CLUSTER", cluster)
 		o, err := FromEnvironment()
 		if wantErr == "" {
@@ -53,8 +53,8 @@ func TestNodesAndShimFromEnvironment(t *testing.T) {
 	}
 }
 
-func TestExistingWithoutACluster(t *testing.T) {
-	b, err := Existing(Options{Cache: t.TempDir(), Name: "x"})
+func TestKeptWithoutACluster(t *testing.T) {
+	b, err := Kept(Options{Cache: t.TempDir(), Name: "x"})
 	if b != nil || err != nil {
 		t.Errorf("got %v, %v, want neither", b, err)
 	}

@@ -27,7 +27,6 @@ import (
 	"github.com/coco-e2e/coco-e2e/framework/measure"
 	"github.com/coco-e2e/coco-e2e/framework/pod"
 	"github.com/coco-e2e/coco-e2e/framework/suite"
-	"github.com/coco-e2e/coco-e2e/framework/testbed"
 	"github.com/coco-e2e/coco-e2e/manifests"
 )
 
@@ -214,10 +213,10 @@ var _ = Describe("the article's walkthrough", Ordered, suite.OneKBS, Label("walk
 			Skip("the layout of a real Trustee's log differs between versions: the claims are asserted through the token instead")
 		}
 		token(ctx, name)
-		kbsPod, err := bed.Pods.WaitReady(ctx, testbed.KBSNamespace, pod.Labelled("app", "kbs"))
+		kbsPod, err := bed.Pods.WaitReady(ctx, bed.KBSNamespace, pod.Labelled("app", "kbs"))
 		Expect(err).NotTo(HaveOccurred())
 		Eventually(ctx, func() (string, error) {
-			return bed.Pods.Logs(ctx, testbed.KBSNamespace, kbsPod.Name, "kbs", 64<<20)
+			return bed.Pods.Logs(ctx, bed.KBSNamespace, kbsPod.Name, "kbs", 64<<20)
 		}).WithTimeout(10 * time.Second).WithPolling(100 * time.Millisecond).Should(And(
 			ContainSubstring(fmt.Sprintf(`"tpm.pcr08": String(%q)`, expectedPCR8(raw))),
 			MatchRegexp(`"tpm\.pcr08": \[\s+"%s",\s+"%s",?\s+\]`, articlePCR8, expectedPCR8(raw)),

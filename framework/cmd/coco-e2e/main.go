@@ -79,7 +79,7 @@ func upCommand() *cobra.Command {
 
 // up brings up a testbed, and takes away what a failed or interrupted attempt left.
 func up(ctx context.Context, o testbed.Options) (*testbed.Testbed, error) {
-	t, err := testbed.Existing(o)
+	t, err := testbed.Kept(o)
 	if t != nil || err != nil {
 		if err == nil {
 			o.Progress.Printf("cluster %s: kept by an earlier run, used again", o.Name)

@@ -1,0 +1,218 @@
+package existing
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	nodev1 "k8s.io/api/node/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+)
+
+// Platform is what a cluster offers to confidential pods.
+type Platform struct {
+	Kubernetes string  `json:"kubernetes"`
+	Nodes      []Node  `json:"nodes"`
+	Classes    []Class `json:"classes"`
+}
+
+// Node is a node as Kubernetes and Node Feature Discovery describe it.
+type Node struct {
+	Name    string `json:"name"`
+	Runtime string `json:"runtime"` // such as containerd://2.1.4
+	Kernel  string `json:"kernel"`
+	OS      string `json:"os"`
+	// TEEs are the kinds of TEE hardware that labels speak of: tdx, snp, se.
+	TEEs []string `json:"tees,omitempty"`
+	// Kata says that the node is labelled as one with Kata.
+	Kata bool `json:"kata"`
+}
+
+// Class is a RuntimeClass that a run was asked to use.
+type Class struct {
+	Name    string `json:"name"`
+	Handler string `json:"handler"`
+	// TEE is the kind of evidence that its pods give, in Trustee's words; ""
+	// when neither the cluster nor the user says.
+	TEE string `json:"tee"`
+	// Simulated says that the TEE is this project's simulator.
+	Simulated bool `json:"simulated"`
+	// EventLog says that its guests measure what is asked of their agent.
+	EventLog bool `json:"eventLog"`
+	// Nodes is how many nodes its pods can be scheduled to.
+	Nodes int `json:"nodes"`
+	// Kata is the version that the RuntimeClass is labelled with, if any.
+	Kata string `json:"kata,omitempty"`
+}
+
+// teeLabels are labels by which Node Feature Discovery (its built-in CPU source
+// and the rules that Kata's Helm chart and Intel's and AMD's operators bring)
+// tells TEE hardware.
+var teeLabels = map[string]string{
+	"feature.node.kubernetes.io/cpu-security.tdx.enabled":     "tdx",
+	"intel.feature.node.kubernetes.io/tdx":                    "tdx",
+	"feature.node.kubernetes.io/cpu-security.sev.snp.enabled": "snp",
+	"amd.feature.node.kubernetes.io/snp":                      "snp",
+	"feature.node.kubernetes.io/cpu-security.se.enabled":      "se",
+}
+
+// kataLabel is set by kata-deploy on nodes that it has installed Kata on.
+const kataLabel = "katacontainers.io/kata-runtime"
+
+// handlerTEEs are the TEEs that Kata's own handlers stand for. A peer-pods
+// handler (kata-remote) does not say.
+var handlerTEEs = map[string]string{
+	"kata-qemu-tdx": "tdx", "kata-qemu-snp": "snp", "kata-qemu-coco-dev": "sample", "kata-qemu-coco-dev-runtime-rs": "sample",
+	"kata-qemu-tdx-runtime-rs": "tdx", "kata-qemu-snp-runtime-rs": "snp", "kata-clh-tdx": "tdx",
+	"kata-qemu-nvidia-gpu-tdx": "tdx", "kata-qemu-nvidia-gpu-snp": "snp",
+}
+
+// Labels by which RuntimeClasses of this project's simulator say what they are
+// (manifests/simulator/runtimeclass.yaml).
+const (
+	simulatedLabel = "coco-e2e.io/simulated"
+	teeLabel       = "coco-e2e.io/tee"
+	eventLogLabel  = "coco-e2e.io/event-log"
+)
+
+// Wanted is a RuntimeClass as RUNTIME_CLASS names it: NAME or NAME=KIND, where
+// the cluster does not say which kind of evidence its pods give.
+type Wanted struct{ Name, TEE string }
+
+// ParseWanted reads RUNTIME_CLASS.
+func ParseWanted(text string) ([]Wanted, error) {
+	var out []Wanted
+	for _, item := range strings.Split(text, ",") {
+		name, tee, given := strings.Cut(strings.TrimSpace(item), "=")
+		if name == "" || given && tee == "" {
+			return nil, fmt.Errorf("RUNTIME_CLASS=%s: want RuntimeClasses with commas between, each NAME or NAME=KIND such as kata-remote=az-snp-vtpm", text)
+		}
+		out = append(out, Wanted{name, tee})
+	}
+	return out, nil
+}
+
+// Detect asks Kubernetes what the cluster is, and describes the wanted
+// RuntimeClasses. One that is not there is an error that names those that are.
+func Detect(ctx context.Context, kube kubernetes.Interface, wanted []Wanted) (*Platform, error) {
+	version, err := kube.Discovery().ServerVersion()
+	if err != nil {
+		return nil, fmt.Errorf("the cluster does not answer: %w", err)
+	}
+	nodes, err := kube.CoreV1().Nodes().List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return nil, fmt.Errorf("list nodes: %w", err)
+	}
+	classes, err := kube.NodeV1().RuntimeClasses().List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return nil, fmt.Errorf("list RuntimeClasses: %w", err)
+	}
+	p := &Platform{Kubernetes: version.GitVersion}
+	for i := range nodes.Items {
+		p.Nodes = append(p.Nodes, describe(&nodes.Items[i]))
+	}
+	for _, w := range wanted {
+		c, err := class(classes.Items, nodes.Items, w)
+		if err != nil {
+			return nil, err
+		}
+		p.Classes = append(p.Classes, *c)
+	}
+	return p, nil
+}
+
+func describe(n *corev1.Node) Node {
+	out := Node{
+		Name: n.Name, Runtime: n.Status.NodeInfo.ContainerRuntimeVersion, Kernel: n.Status.NodeInfo.KernelVersion, OS: n.Status.NodeInfo.OSImage,
+		Kata: n.Labels[kataLabel] == "true",
+	}
+	for label, tee := range teeLabels {
+		if n.Labels[label] == "true" && !slices.Contains(out.TEEs, tee) {
+			out.TEEs = append(out.TEEs, tee)
+		}
+	}
+	slices.Sort(out.TEEs)
+	return out
+}
+
+func class(all []nodev1.RuntimeClass, nodes []corev1.Node, w Wanted) (*Class, error) {
+	i := slices.IndexFunc(all, func(c nodev1.RuntimeClass) bool { return c.Name == w.Name })
+	if i < 0 {
+		var names []string
+		for _, c := range all {
+			names = append(names, c.Name)
+		}
+		return nil, fmt.Errorf("RUNTIME_CLASS: the cluster has no RuntimeClass %q; it has %q", w.Name, names)
+	}
+	rc := &all[i]
+	c := &Class{
+		Name: rc.Name, Handler: rc.Handler, Simulated: rc.Labels[simulatedLabel] == "true", EventLog: rc.Labels[eventLogLabel] == "true",
+		Kata: rc.Labels["app.kubernetes.io/version"],
+	}
+	for _, tee := range []string{w.TEE, rc.Labels[teeLabel], handlerTEEs[rc.Handler]} {
+		if c.TEE = tee; tee != "" {
+			break
+		}
+	}
+	for j := range nodes {
+		if takes(&nodes[j], rc) {
+			c.Nodes++
+		}
+	}
+	if c.Nodes == 0 {
+		var selector map[string]string
+		if rc.Scheduling != nil {
+			selector = rc.Scheduling.NodeSelector
+		}
+		return nil, fmt.Errorf("RUNTIME_CLASS: no node takes pods of RuntimeClass %q: it has to be ready, schedulable and labelled %v", rc.Name, selector)
+	}
+	return c, nil
+}
+
+// takes says whether the class's pods can be scheduled to the node, as far as
+// node selectors and the readiness say.
+func takes(n *corev1.Node, rc *nodev1.RuntimeClass) bool {
+	if n.Spec.Unschedulable {
+		return false
+	}
+	for _, c := range n.Status.Conditions {
+		if c.Type == corev1.NodeReady && c.Status != corev1.ConditionTrue {
+			return false
+		}
+	}
+	if rc.Scheduling == nil {
+		return true
+	}
+	for name, value := range rc.Scheduling.NodeSelector {
+		if n.Labels[name] != value {
+			return false
+		}
+	}
+	return true
+}
+
+// Summary is the platform in lines for people.
+func (p *Platform) Summary() []string {
+	out := []string{fmt.Sprintf("Kubernetes %s, %d nodes", p.Kubernetes, len(p.Nodes))}
+	for _, n := range p.Nodes {
+		hardware := "no TEE labelled"
+		if len(n.TEEs) > 0 {
+			hardware = strings.Join(n.TEEs, ", ")
+		}
+		out = append(out, fmt.Sprintf("node %s: %s, %s, kernel %s, Kata labelled: %t", n.Name, hardware, n.Runtime, n.Kernel, n.Kata))
+	}
+	for _, c := range p.Classes {
+		tee := "kind of TEE unknown (RUNTIME_CLASS=" + c.Name + "=KIND says it)"
+		if c.TEE != "" {
+			tee = "TEE " + c.TEE
+		}
+		if c.Simulated {
+			tee += ", simulated"
+		}
+		out = append(out, fmt.Sprintf("RuntimeClass %s (handler %s): %s, on %d nodes", c.Name, c.Handler, tee, c.Nodes))
+	}
+	return out
+}
