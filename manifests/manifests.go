@@ -12,7 +12,7 @@ import (
 
 // FS holds every file of this directory under its path.
 //
-//go:embed existing kind node simulator kbs walkthrough
+//go:embed conformance existing kind node simulator kbs walkthrough
 var FS embed.FS
 
 // Read returns the file at path, for example "node/kubeadm.yaml". A path that
