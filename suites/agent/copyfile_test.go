@@ -10,6 +10,7 @@ import (
 	"google.golang.org/grpc/codes"
 
 	pb "github.com/coco-e2e/coco-e2e/framework/agentapi/agentpb"
+	"github.com/coco-e2e/coco-e2e/framework/conformance/proof"
 )
 
 // directoryRequest and linkRequest ask for what is no regular file.
@@ -54,12 +55,12 @@ var _ = Describe("CopyFile", func() {
 		_, err = t.Agent.CopyFile(ctx, request)
 		Expect(err).NotTo(HaveOccurred())
 	},
-		entry("a file", fileRequest("seen", "hello\n"), `"file_type": "Regular", "symlink_target": null, "file_size": 6, "file_mode": 33188, "offset": 0`),
-		entry("a directory", directoryRequest("seen-dir"), `"file_type": "Directory", "symlink_target": null, "file_size": 0, "file_mode": 16877, "offset": 0`),
-		entry("a link", linkRequest("seen-link", "hello"), `"file_type": "Symlink", "symlink_target": "hello", "file_size": 0, "file_mode": 41471, "offset": 0`),
+		entry("a file", proof.Of("POLICY-INPUT-002"), fileRequest("seen", "hello\n"), `"file_type": "Regular", "symlink_target": null, "file_size": 6, "file_mode": 33188, "offset": 0`),
+		entry("a directory", proof.Of("POLICY-INPUT-002"), directoryRequest("seen-dir"), `"file_type": "Directory", "symlink_target": null, "file_size": 0, "file_mode": 16877, "offset": 0`),
+		entry("a link", proof.Of("POLICY-INPUT-002"), linkRequest("seen-link", "hello"), `"file_type": "Symlink", "symlink_target": "hello", "file_size": 0, "file_mode": 41471, "offset": 0`),
 	)
 
-	It("asks for each piece of a file, which is there when it is whole", func(ctx SpecContext) {
+	It("asks for each piece of a file, which is there when it is whole", proof.Of("AGENT-COPYFILE-002"), func(ctx SpecContext) {
 		t := shared(ctx, except(rules("false", "CopyFileRequest")+"CopyFileRequest if input.offset == 0\n", "CopyFileRequest"))
 		name := newID()
 		first, second := chunks(name, "first second")
@@ -75,7 +76,7 @@ var _ = Describe("CopyFile", func() {
 		Expect(t.shows(ctx, name)).To(Equal("first second"))
 	}, SpecTimeout(specTimeout))
 
-	It("refuses a link whose target is no text before the policy is asked", func(ctx SpecContext) {
+	It("refuses a link whose target is no text before the policy is asked", proof.Of("AGENT-COPYFILE-003"), func(ctx SpecContext) {
 		t := shared(ctx, except(rules("false", "CopyFileRequest"), "CopyFileRequest"))
 		_, err := t.Agent.CopyFile(ctx, linkRequest(newID(), "\xff\xfe"))
 		Expect(err).To(haveCode(codes.Internal))
@@ -86,7 +87,7 @@ var _ = Describe("CopyFile", func() {
 		Expect(err).NotTo(HaveOccurred())
 	}, SpecTimeout(specTimeout))
 
-	DescribeTable("writes nowhere else, whatever the policy says", func(ctx SpecContext, path string) {
+	DescribeTable("writes nowhere else, whatever the policy says", proof.Of("AGENT-COPYFILE-004"), func(ctx SpecContext, path string) {
 		t := shared(ctx, allowAll())
 		r := fileRequest(newID(), "text")
 		_, err := t.Agent.CopyFile(ctx, r)

@@ -3,12 +3,14 @@ package agent_test
 import (
 	"context"
 	"slices"
+	"strings"
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
 	"google.golang.org/protobuf/proto"
 
 	pb "github.com/coco-e2e/coco-e2e/framework/agentapi/agentpb"
+	"github.com/coco-e2e/coco-e2e/framework/conformance/proof"
 )
 
 // scene is what a row of the table works on.
@@ -47,7 +49,7 @@ func ask[Q any, A proto.Message](rpc func(service, context.Context, Q) (A, error
 // the same policy with that rule true. Nothing else but SetPolicy is defined.
 var _ = Describe("Every endpoint", func() {
 	for _, r := range slices.Concat(lifecycle, guestWide, devices) {
-		It(r.rpc+" asks "+r.endpoint, func(ctx SpecContext) {
+		It(r.rpc+" asks "+r.endpoint, proof.Of("AGENT-"+strings.ToUpper(r.rpc)+"-001"), func(ctx SpecContext) {
 			s := &scene{}
 			if r.lone == "" {
 				s.target = shared(ctx, allowAll())
@@ -87,7 +89,7 @@ var _ = Describe("Every endpoint", func() {
 	// A refused read is no error: what there was to read is lost, and no data
 	// means the end.
 	for rpc, script := range map[string]string{"ReadStdout": "echo first; read x; echo second", "ReadStderr": "echo first >&2; read x; echo second >&2"} {
-		It(rpc+" asks ReadStreamRequest and answers without data when refused", func(ctx SpecContext) {
+		It(rpc+" asks ReadStreamRequest and answers without data when refused", proof.Of("AGENT-"+strings.ToUpper(rpc)+"-001", "POLICY-STREAM-001"), func(ctx SpecContext) {
 			t := shared(ctx, allowAll())
 			c := t.idle(ctx)
 			e := t.exec(ctx, c, "/bin/sh", "-c", script)
@@ -110,7 +112,7 @@ var _ = Describe("Every endpoint", func() {
 		}, SpecTimeout(specTimeout))
 	}
 
-	It("Health asks nobody", func(ctx SpecContext) {
+	It("Health asks nobody", proof.Of("AGENT-HEALTH-001"), func(ctx SpecContext) {
 		needsLone("its policy would have to forbid everything")
 		t := fresh(ctx, header)
 		_, err := t.Agent.GetGuestDetails(ctx, &pb.GuestDetailsRequest{})
@@ -121,7 +123,7 @@ var _ = Describe("Every endpoint", func() {
 		Expect(v.AgentVersion).NotTo(BeEmpty())
 	}, SpecTimeout(specTimeout))
 
-	It("has each RPC of the protocol in this table", func() {
+	It("has each RPC of the protocol in this table", proof.Of("AGENT-PROTOCOL-001"), func(SpecContext) {
 		known := []string{"ReadStdout", "ReadStderr"}
 		for _, r := range slices.Concat(lifecycle, guestWide, devices) {
 			known = append(known, r.rpc)
@@ -133,5 +135,5 @@ var _ = Describe("Every endpoint", func() {
 			all = append(all, string(methods.Get(i).Name()))
 		}
 		Expect(known).To(ConsistOf(all))
-	})
+	}, SpecTimeout(specTimeout))
 })

@@ -12,6 +12,7 @@ import (
 
 	"github.com/coco-e2e/coco-e2e/framework/agentapi"
 	pb "github.com/coco-e2e/coco-e2e/framework/agentapi/agentpb"
+	"github.com/coco-e2e/coco-e2e/framework/conformance/proof"
 )
 
 // counting decides on each request by what is in it, so that a decision that
@@ -114,7 +115,7 @@ func answered(err error, want OmegaMatcher) error {
 }
 
 var _ = Describe("A guest that is asked much at once", func() {
-	It("answers 1,000 mixed requests of 16 connections, each as its policy says", func(ctx SpecContext) {
+	It("answers 1,000 mixed requests of 16 connections, each as its policy says", proof.Of("POLICY-LOAD-001"), func(ctx SpecContext) {
 		const requests, connections = 1000, 16
 		t := fresh(ctx, allowAll())
 		w := t.witness(ctx)

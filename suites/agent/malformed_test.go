@@ -19,6 +19,7 @@ import (
 
 	"github.com/coco-e2e/coco-e2e/framework/agentapi"
 	pb "github.com/coco-e2e/coco-e2e/framework/agentapi/agentpb"
+	"github.com/coco-e2e/coco-e2e/framework/conformance/proof"
 )
 
 // ttrpc's limit of a message, and the types of messages (ttrpc's PROTOCOL.md).
@@ -98,7 +99,7 @@ func noise(n int) []byte {
 // same means, that is answered.
 var _ = Describe("A message that", func() {
 	check := &pb.ExecProcessRequest{ContainerId: "none", ExecId: "none", Process: &pb.Process{Args: []string{"/bin/true"}}}
-	DescribeTable("is refused or ends its own connection, and no other:", func(ctx SpecContext, extent extent, message func() []byte) {
+	DescribeTable("is refused or ends its own connection, and no other:", proof.Of("AGENT-MALFORMED-001"), func(ctx SpecContext, extent extent, message func() []byte) {
 		t := fresh(ctx, allowAll())
 		w := t.witness(ctx)
 		code, closed := t.say(ctx, request("grpc.Health", "Check", nil), false)
@@ -151,7 +152,7 @@ var _ = Describe("A message that", func() {
 		entry("a service of the guest's own components", whole, func() []byte { return request("api.GetResourceService", "GetResource", nil) }),
 	)
 
-	It("is as large as allowed is taken", func(ctx SpecContext) {
+	It("is as large as allowed is taken", proof.Of("AGENT-MALFORMED-002"), func(ctx SpecContext) {
 		t := fresh(ctx, allowAll())
 		r := fileRequest(newID(), "")
 		r.Data = make([]byte, messageLimit-4096)
@@ -160,7 +161,7 @@ var _ = Describe("A message that", func() {
 		Expect(err).NotTo(HaveOccurred())
 	}, SpecTimeout(specTimeout))
 
-	It("never comes keeps nobody else waiting", func(ctx SpecContext) {
+	It("never comes keeps nobody else waiting", proof.Of("AGENT-MALFORMED-003"), func(ctx SpecContext) {
 		t := fresh(ctx, allowAll())
 		w := t.witness(ctx)
 		for range 200 {

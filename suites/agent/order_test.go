@@ -10,6 +10,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	pb "github.com/coco-e2e/coco-e2e/framework/agentapi/agentpb"
+	"github.com/coco-e2e/coco-e2e/framework/conformance/proof"
 )
 
 // beRefused matches an answer of the agent's that is clearly a refusal: not the
@@ -117,7 +118,7 @@ var byProcess = map[string]func(ctx context.Context, a pb.AgentServiceService, i
 // The order in which a shim asks is not the only one in which a host can (Kata
 // src/agent/src/rpc.rs).
 var _ = Describe("Out of order", func() {
-	It("what is unknown is refused by every RPC that names it", func(ctx SpecContext) {
+	It("what is unknown is refused by every RPC that names it", proof.Of("AGENT-ORDER-001"), func(ctx SpecContext) {
 		t := fresh(ctx, allowAll())
 		w := t.witness(ctx)
 		for rpc, call := range byContainer {
@@ -140,7 +141,7 @@ var _ = Describe("Out of order", func() {
 		w.testify(ctx)
 	}, SpecTimeout(specTimeout))
 
-	It("a container runs only after its creation, and once", func(ctx SpecContext) {
+	It("a container runs only after its creation, and once", proof.Of("AGENT-ORDER-002"), func(ctx SpecContext) {
 		t := fresh(ctx, allowAll())
 		w := t.witness(ctx)
 		id := newID()
@@ -154,7 +155,7 @@ var _ = Describe("Out of order", func() {
 		w.testify(ctx)
 	}, SpecTimeout(specTimeout))
 
-	It("nothing is done in a container that was removed", func(ctx SpecContext) {
+	It("nothing is done in a container that was removed", proof.Of("AGENT-ORDER-003"), func(ctx SpecContext) {
 		t := fresh(ctx, allowAll())
 		w := t.witness(ctx)
 		id := t.idle(ctx)
@@ -170,7 +171,7 @@ var _ = Describe("Out of order", func() {
 		w.testify(ctx)
 	}, SpecTimeout(specTimeout))
 
-	It("a container's id is taken while the container is there", func(ctx SpecContext) {
+	It("a container's id is taken while the container is there", proof.Of("AGENT-ORDER-004"), func(ctx SpecContext) {
 		t := fresh(ctx, allowAll())
 		w := t.witness(ctx)
 		_, err := t.Agent.CreateContainer(ctx, containerRequest(w.container, t.image, "/bin/false"))
@@ -186,7 +187,7 @@ var _ = Describe("Out of order", func() {
 		Expect(t.read(ctx, id, id)).To(Equal("again\n"))
 	}, SpecTimeout(specTimeout))
 
-	It("a process's id is taken while the process is there", func(ctx SpecContext) {
+	It("a process's id is taken while the process is there", proof.Of("AGENT-ORDER-005"), func(ctx SpecContext) {
 		t := fresh(ctx, allowAll())
 		w := t.witness(ctx)
 		r := execRequest(w.container, "/bin/echo", "usurper")
@@ -196,7 +197,7 @@ var _ = Describe("Out of order", func() {
 		w.testify(ctx)
 	}, SpecTimeout(specTimeout))
 
-	It("an exit code is told once", func(ctx SpecContext) {
+	It("an exit code is told once", proof.Of("AGENT-ORDER-006"), func(ctx SpecContext) {
 		t := fresh(ctx, allowAll())
 		w := t.witness(ctx)
 		e := t.exec(ctx, w.container, "/bin/sh", "-c", "exit 7")
@@ -206,7 +207,7 @@ var _ = Describe("Out of order", func() {
 		w.testify(ctx)
 	}, SpecTimeout(specTimeout))
 
-	It("an id that is a path, or nothing, is no container's", func(ctx SpecContext) {
+	It("an id that is a path, or nothing, is no container's", proof.Of("AGENT-ORDER-007"), func(ctx SpecContext) {
 		t := fresh(ctx, allowAll())
 		w := t.witness(ctx)
 		for _, id := range []string{"", ".", "..", "../escape", "a/b", "/run", "-x", strings.Repeat("../", 8) + "tmp/x", "with space", "nul\x00"} {
@@ -218,7 +219,7 @@ var _ = Describe("Out of order", func() {
 		w.testify(ctx)
 	}, SpecTimeout(specTimeout))
 
-	It("what lacks its principal part is refused", func(ctx SpecContext) {
+	It("what lacks its principal part is refused", proof.Of("AGENT-ORDER-008"), func(ctx SpecContext) {
 		t := fresh(ctx, allowAll())
 		w := t.witness(ctx)
 		_, err := t.Agent.ExecProcess(ctx, &pb.ExecProcessRequest{ContainerId: w.container, ExecId: "empty"})

@@ -9,6 +9,7 @@ import (
 	"google.golang.org/grpc/codes"
 
 	pb "github.com/coco-e2e/coco-e2e/framework/agentapi/agentpb"
+	"github.com/coco-e2e/coco-e2e/framework/conformance/proof"
 )
 
 // on is a policy that lets itself be replaced, and says more.
@@ -23,20 +24,20 @@ func (t *target) details(ctx context.Context) error {
 
 // What a policy's text means (Kata src/agent/policy/src/policy.rs).
 var _ = Describe("A policy", func() {
-	It("that lacks the rule is an internal error", func(ctx SpecContext) {
+	It("that lacks the rule is an internal error", proof.Of("POLICY-RULE-001"), func(ctx SpecContext) {
 		t := shared(ctx, on(rules("true", "ListRoutesRequest")))
 		Expect(t.details(ctx)).To(beUndefined("GuestDetailsRequest"))
 		t.setPolicy(ctx, on(rules("true", "GuestDetailsRequest")))
 		Expect(t.details(ctx)).To(Succeed())
 	}, SpecTimeout(specTimeout))
 
-	It("that lacks the package is an internal error", func(ctx SpecContext) {
+	It("that lacks the package is an internal error", proof.Of("POLICY-RULE-002"), func(ctx SpecContext) {
 		needsLone("no request would ever be allowed again")
 		t := fresh(ctx, strings.Replace(allowAll(), "agent_policy", "other_policy", 1))
 		Expect(t.details(ctx)).To(beUndefined("GuestDetailsRequest"))
 	}, SpecTimeout(specTimeout))
 
-	It("whose rules contradict each other is an internal error", func(ctx SpecContext) {
+	It("whose rules contradict each other is an internal error", proof.Of("POLICY-RULE-003"), func(ctx SpecContext) {
 		const one, other = "GuestDetailsRequest := true if input.mem_block_size\n", "GuestDetailsRequest := false if input.mem_block_size\n"
 		t := shared(ctx, on(one+other))
 		Expect(t.details(ctx)).To(say(codes.Internal, `"GuestDetailsRequest: internal error `))
@@ -50,20 +51,20 @@ var _ = Describe("A policy", func() {
 		t := shared(ctx, on("GuestDetailsRequest := "+value+"\n"))
 		Expect(t.details(ctx)).To(want)
 	},
-		entry("true: allowed", "true", Succeed()),
-		entry("false: refused", "false", beBlocked("GuestDetailsRequest")),
-		entry("an object that allows: allowed", `{"allowed": true}`, Succeed()),
-		entry("an object that allows, with no operations: allowed", `{"allowed": true, "ops": []}`, Succeed()),
-		entry("an object that refuses: refused", `{"allowed": false}`, beBlocked("GuestDetailsRequest")),
-		entry("an object that does not say: internal error", `{"ops": []}`, say(codes.Internal, "GuestDetailsRequest: internal error ")),
-		entry("an object that says something else: internal error", `{"allowed": "true"}`, say(codes.Internal, "GuestDetailsRequest: internal error ")),
-		entry("a string: internal error", `"true"`, say(codes.Internal, "unexpected eval_query result type")),
-		entry("a number: internal error", "1", say(codes.Internal, "unexpected eval_query result type")),
-		entry("an array: internal error", "[true]", say(codes.Internal, "unexpected eval_query result type")),
-		entry("null: internal error", "null", say(codes.Internal, "unexpected eval_query result type")),
+		entry("true: allowed", proof.Of("POLICY-RULE-004"), "true", Succeed()),
+		entry("false: refused", proof.Of("POLICY-RULE-004"), "false", beBlocked("GuestDetailsRequest")),
+		entry("an object that allows: allowed", proof.Of("POLICY-RULE-005"), `{"allowed": true}`, Succeed()),
+		entry("an object that allows, with no operations: allowed", proof.Of("POLICY-RULE-005"), `{"allowed": true, "ops": []}`, Succeed()),
+		entry("an object that refuses: refused", proof.Of("POLICY-RULE-005"), `{"allowed": false}`, beBlocked("GuestDetailsRequest")),
+		entry("an object that does not say: internal error", proof.Of("POLICY-RULE-005"), `{"ops": []}`, say(codes.Internal, "GuestDetailsRequest: internal error ")),
+		entry("an object that says something else: internal error", proof.Of("POLICY-RULE-005"), `{"allowed": "true"}`, say(codes.Internal, "GuestDetailsRequest: internal error ")),
+		entry("a string: internal error", proof.Of("POLICY-RULE-006"), `"true"`, say(codes.Internal, "unexpected eval_query result type")),
+		entry("a number: internal error", proof.Of("POLICY-RULE-006"), "1", say(codes.Internal, "unexpected eval_query result type")),
+		entry("an array: internal error", proof.Of("POLICY-RULE-006"), "[true]", say(codes.Internal, "unexpected eval_query result type")),
+		entry("null: internal error", proof.Of("POLICY-RULE-006"), "null", say(codes.Internal, "unexpected eval_query result type")),
 	)
 
-	It("has what it prints in the text of the refusal", func(ctx SpecContext) {
+	It("has what it prints in the text of the refusal", proof.Of("POLICY-PRINT-001"), func(ctx SpecContext) {
 		const text = "package agent_policy\n" +
 			"default SetPolicyRequest := true\n" +
 			"default GuestDetailsRequest := false\n" +
@@ -76,7 +77,7 @@ var _ = Describe("A policy", func() {
 		Expect(err).NotTo(HaveOccurred())
 	}, SpecTimeout(specTimeout))
 
-	It("sees a request as the agent's own JSON", func(ctx SpecContext) {
+	It("sees a request as the agent's own JSON", proof.Of("POLICY-INPUT-001"), func(ctx SpecContext) {
 		const input = `{
 			"container_id": "none", "exec_id": "e-1", "string_user": null, "stdin_port": 0, "stdout_port": 0, "stderr_port": 0,
 			"process": {
@@ -96,7 +97,7 @@ var _ = Describe("A policy", func() {
 		Expect(err).To(beBlocked("ExecProcessRequest"))
 	}, SpecTimeout(specTimeout))
 
-	It("that allows failing requests lets pass what has no rule or is refused, for good", func(ctx SpecContext) {
+	It("that allows failing requests lets pass what has no rule or is refused, for good", proof.Of("POLICY-FAILING-001"), func(ctx SpecContext) {
 		needsLone("a guest that allows failing requests does so until it ends")
 		t := fresh(ctx, on(rules("false", "GuestDetailsRequest")))
 		Expect(t.details(ctx)).To(beBlocked("GuestDetailsRequest"))
@@ -122,7 +123,7 @@ GuestDetailsRequest := {"allowed": false, "ops": [{"op": "add", "path": "/pstate
 `
 
 var _ = Describe("A policy's state", func() {
-	It("is kept from request to request, and lost with the policy", func(ctx SpecContext) {
+	It("is kept from request to request, and lost with the policy", proof.Of("POLICY-STATE-001"), func(ctx SpecContext) {
 		t := shared(ctx, on(once))
 		Expect(t.details(ctx)).To(Succeed())
 		for range 3 {
@@ -133,7 +134,7 @@ var _ = Describe("A policy's state", func() {
 		Expect(t.details(ctx)).To(beBlocked("GuestDetailsRequest"))
 	}, SpecTimeout(specTimeout))
 
-	It("is one for all endpoints and all connections", func(ctx SpecContext) {
+	It("is one for all endpoints and all connections", proof.Of("POLICY-STATE-002"), func(ctx SpecContext) {
 		t := shared(ctx, on(once+rules("false", "GetMetricsRequest")+"GetMetricsRequest if data.pstate.asked\n"))
 		other := t.dial(ctx)
 		_, err := other.Agent.GetMetrics(ctx, &pb.GetMetricsRequest{})
@@ -143,7 +144,7 @@ var _ = Describe("A policy's state", func() {
 		Expect(err).NotTo(HaveOccurred())
 	}, SpecTimeout(specTimeout))
 
-	It("is not changed by a refused request", func(ctx SpecContext) {
+	It("is not changed by a refused request", proof.Of("POLICY-STATE-003"), func(ctx SpecContext) {
 		t := shared(ctx, on(once+rules("false", "GetMetricsRequest", "ListRoutesRequest")+
 			"GetMetricsRequest if not data.pstate.refused\nListRoutesRequest if data.pstate.asked\n"))
 		Expect(t.details(ctx)).To(Succeed())
@@ -154,7 +155,7 @@ var _ = Describe("A policy's state", func() {
 		Expect(err).NotTo(HaveOccurred(), "the allowed request's were")
 	}, SpecTimeout(specTimeout))
 
-	It("that an operation does not fit is an internal error, and stays as it was", func(ctx SpecContext) {
+	It("that an operation does not fit is an internal error, and stays as it was", proof.Of("POLICY-STATE-004"), func(ctx SpecContext) {
 		t := shared(ctx, on(`GuestDetailsRequest := {"allowed": true, "ops": [
 	{"op": "add", "path": "/pstate/half", "value": true}, {"op": "remove", "path": "/pstate/absent"}]}
 `+rules("false", "GetMetricsRequest")+"GetMetricsRequest if not data.pstate.half\n"))

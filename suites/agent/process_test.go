@@ -11,6 +11,7 @@ import (
 
 	"github.com/coco-e2e/coco-e2e/framework/agentapi"
 	pb "github.com/coco-e2e/coco-e2e/framework/agentapi/agentpb"
+	"github.com/coco-e2e/coco-e2e/framework/conformance/proof"
 )
 
 func (t *target) signal(ctx context.Context, container, exec string, signal uint32) {
@@ -28,7 +29,7 @@ func (t *target) write(ctx context.Context, container, exec, text string) {
 
 // What the agent does once the policy has let it (Kata src/agent/src/rpc.rs).
 var _ = Describe("A process", func() {
-	It("ends with its exit code, or 128 and the signal", func(ctx SpecContext) {
+	It("ends with its exit code, or 128 and the signal", proof.Of("AGENT-PROCESS-001"), func(ctx SpecContext) {
 		t := shared(ctx, allowAll())
 		c := t.idle(ctx)
 		for _, code := range []int32{0, 1, 42, 127, 128, 255} {
@@ -41,7 +42,7 @@ var _ = Describe("A process", func() {
 		}
 	}, SpecTimeout(specTimeout))
 
-	It("that is a container's first and does not handle SIGTERM is killed by it", func(ctx SpecContext) {
+	It("that is a container's first and does not handle SIGTERM is killed by it", proof.Of("AGENT-PROCESS-002"), func(ctx SpecContext) {
 		t := shared(ctx, allowAll())
 		c := t.idle(ctx)
 		// Until it is the program that was asked for, it is the runtime, which handles all signals.
@@ -50,7 +51,7 @@ var _ = Describe("A process", func() {
 		Expect(t.wait(ctx, c, c)).To(BeEquivalentTo(128 + 9))
 	}, SpecTimeout(specTimeout))
 
-	It("that is a container's first and handles SIGTERM gets it", func(ctx SpecContext) {
+	It("that is a container's first and handles SIGTERM gets it", proof.Of("AGENT-PROCESS-003"), func(ctx SpecContext) {
 		t := shared(ctx, allowAll())
 		c := t.create(ctx, "/bin/sh", "-c", "trap 'exit 7' TERM; echo ready; while :; do read x; done")
 		t.start(ctx, c)
@@ -61,7 +62,7 @@ var _ = Describe("A process", func() {
 		Expect(t.wait(ctx, c, c)).To(BeEquivalentTo(7))
 	}, SpecTimeout(specTimeout))
 
-	It("is killed with all of its container by a SIGKILL that names none", func(ctx SpecContext) {
+	It("is killed with all of its container by a SIGKILL that names none", proof.Of("AGENT-PROCESS-004"), func(ctx SpecContext) {
 		t := shared(ctx, allowAll())
 		c := t.idle(ctx)
 		e := t.exec(ctx, c, "/bin/cat")
@@ -70,7 +71,7 @@ var _ = Describe("A process", func() {
 		Expect(t.wait(ctx, c, c)).To(BeEquivalentTo(128 + 9))
 	}, SpecTimeout(specTimeout))
 
-	It("that several wait for tells each of them its code", func(ctx SpecContext) {
+	It("that several wait for tells each of them its code", proof.Of("AGENT-PROCESS-005"), func(ctx SpecContext) {
 		t := shared(ctx, allowAll())
 		c := t.idle(ctx)
 		e := t.exec(ctx, c, "/bin/sh", "-c", "read x; exit 5")
@@ -91,7 +92,7 @@ var _ = Describe("A process", func() {
 		}
 	}, SpecTimeout(specTimeout))
 
-	It("finds the end of its input when that is closed, or when no data is written", func(ctx SpecContext) {
+	It("finds the end of its input when that is closed, or when no data is written", proof.Of("AGENT-PROCESS-006"), func(ctx SpecContext) {
 		t := shared(ctx, allowAll())
 		c := t.idle(ctx)
 		for _, end := range []func(exec string) error{
@@ -112,7 +113,7 @@ var _ = Describe("A process", func() {
 		}
 	}, SpecTimeout(specTimeout))
 
-	It("has its output read in pieces, also after its end", func(ctx SpecContext) {
+	It("has its output read in pieces, also after its end", proof.Of("AGENT-PROCESS-007"), func(ctx SpecContext) {
 		t := shared(ctx, allowAll())
 		c := t.idle(ctx)
 		e := t.exec(ctx, c, "/bin/sh", "-c", "echo -n abcdefgh; echo -n 12345 >&2")
@@ -125,7 +126,7 @@ var _ = Describe("A process", func() {
 		Expect(string(r.Data)).To(Equal("12345"))
 	}, SpecTimeout(specTimeout))
 
-	It("that takes more memory than its container has is killed, and the host is told", func(ctx SpecContext) {
+	It("that takes more memory than its container has is killed, and the host is told", proof.Of("AGENT-PROCESS-008"), func(ctx SpecContext) {
 		t := fresh(ctx, allowAll())
 		w := t.witness(ctx)
 		id := newID()
@@ -142,7 +143,7 @@ var _ = Describe("A process", func() {
 		w.testify(ctx)
 	}, SpecTimeout(specTimeout))
 
-	It("with a terminal knows the size of its window", func(ctx SpecContext) {
+	It("with a terminal knows the size of its window", proof.Of("AGENT-PROCESS-009"), func(ctx SpecContext) {
 		t := shared(ctx, allowAll())
 		c := t.idle(ctx)
 		r := execRequest(c, "/bin/sh", "-c", "read x; stty size")
@@ -156,7 +157,7 @@ var _ = Describe("A process", func() {
 		Expect(t.wait(ctx, c, r.ExecId)).To(BeZero())
 	}, SpecTimeout(specTimeout))
 
-	It("that cannot be started is an error of the request", func(ctx SpecContext) {
+	It("that cannot be started is an error of the request", proof.Of("AGENT-PROCESS-010"), func(ctx SpecContext) {
 		t := shared(ctx, allowAll())
 		w := t.witness(ctx)
 		_, err := t.Agent.ExecProcess(ctx, execRequest(w.container, "/bin/no-such-program"))
@@ -166,13 +167,13 @@ var _ = Describe("A process", func() {
 })
 
 var _ = Describe("A sandbox", func() {
-	It("gives the guest its name", func(ctx SpecContext) {
+	It("gives the guest its name", proof.Of("AGENT-SANDBOX-001"), func(ctx SpecContext) {
 		t := shared(ctx, allowAll())
 		c := t.idle(ctx)
 		Expect(t.output(ctx, c, "hostname")).To(Equal("lone\n"))
 	}, SpecTimeout(specTimeout))
 
-	It("that is destroyed ends the guest", func(ctx SpecContext) {
+	It("that is destroyed ends the guest", proof.Of("AGENT-SANDBOX-002"), func(ctx SpecContext) {
 		needsLone("it would be gone")
 		t := fresh(ctx, allowAll())
 		t.idle(ctx)

@@ -17,6 +17,7 @@ import (
 	pb "github.com/coco-e2e/coco-e2e/framework/agentapi/agentpb"
 	"github.com/coco-e2e/coco-e2e/framework/agentapi/hypervisorpb"
 	"github.com/coco-e2e/coco-e2e/framework/agentapi/recording"
+	"github.com/coco-e2e/coco-e2e/framework/conformance/proof"
 	"github.com/coco-e2e/coco-e2e/framework/guest"
 )
 
@@ -26,7 +27,7 @@ const recordedImage = "registry.local/busybox:1"
 var _ = Describe("a recorded pod", func() {
 	// Nothing in the guest may depend on the simulator's shim: these are the
 	// requests of Kata's own, one for one and in its order.
-	It("runs, answers and ends, driven by what Kata's own shim sent", func(ctx SpecContext) {
+	It("runs, answers and ends, driven by what Kata's own shim sent", proof.Of("AGENT-RECORDED-001"), func(ctx SpecContext) {
 		needsLone("the recording brings its own init-data")
 		requests, err := recording.SimplePod()
 		Expect(err).NotTo(HaveOccurred())

@@ -8,12 +8,13 @@ import (
 	"google.golang.org/grpc/codes"
 
 	pb "github.com/coco-e2e/coco-e2e/framework/agentapi/agentpb"
+	"github.com/coco-e2e/coco-e2e/framework/conformance/proof"
 )
 
 // What replaces a policy, and what does not come to be one (Kata
 // src/agent/src/rpc.rs, do_set_policy; main.rs, start_sandbox).
 var _ = Describe("SetPolicy", func() {
-	DescribeTable("refuses text that is no policy, and nothing is allowed from then on", func(ctx SpecContext, text string) {
+	DescribeTable("refuses text that is no policy, and nothing is allowed from then on", proof.Of("POLICY-SET-001"), func(ctx SpecContext, text string) {
 		needsLone("no request would ever be allowed again")
 		t := fresh(ctx, allowAll())
 		Expect(t.details(ctx)).To(Succeed())
@@ -31,7 +32,7 @@ var _ = Describe("SetPolicy", func() {
 		entry("a line longer than 65,536 characters", allowAll()+"# "+strings.Repeat("x", 66000)+"\n"),
 	)
 
-	It("is asked about with the new policy's text", func(ctx SpecContext) {
+	It("is asked about with the new policy's text", proof.Of("POLICY-SET-002"), func(ctx SpecContext) {
 		needsLone("the policy would stay for good")
 		const guarded = header + "default SetPolicyRequest := false\nSetPolicyRequest if contains(input.policy, \"# signed\")\n"
 		t := fresh(ctx, guarded+rules("true", "GuestDetailsRequest"))
@@ -44,14 +45,14 @@ var _ = Describe("SetPolicy", func() {
 })
 
 var _ = Describe("A guest", func() {
-	It("without init-data allows everything, the image's own policy", func(ctx SpecContext) {
+	It("without init-data allows everything, the image's own policy", proof.Of("POLICY-BOOT-001"), func(ctx SpecContext) {
 		needsLone("it was started by somebody else")
 		t := freshWith(ctx, "")
 		Expect(t.details(ctx)).To(Succeed())
 		t.setPolicy(ctx, allowAll())
 	}, SpecTimeout(specTimeout))
 
-	DescribeTable("with such a policy in its init-data does not come up", func(ctx SpecContext, policy string) {
+	DescribeTable("with such a policy in its init-data does not come up", proof.Of("POLICY-BOOT-002"), func(ctx SpecContext, policy string) {
 		needsLone("it was started by somebody else")
 		g, err := host.Start(ctx, document(policy))
 		if err == nil {

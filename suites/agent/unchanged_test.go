@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc/codes"
 
 	pb "github.com/coco-e2e/coco-e2e/framework/agentapi/agentpb"
+	"github.com/coco-e2e/coco-e2e/framework/conformance/proof"
 )
 
 // view is what the spec can see of a guest: through a container that sees
@@ -134,7 +135,7 @@ func (v view) changes() map[string]func(context.Context) error {
 }
 
 var _ = Describe("A refused request", func() {
-	It("changes neither containers nor files nor processes", func(ctx SpecContext) {
+	It("changes neither containers nor files nor processes", proof.Of("POLICY-REFUSED-001"), func(ctx SpecContext) {
 		needsLone("its policy must not be replaceable")
 		t := fresh(ctx, header+rules("true", "CreateSandboxRequest", "CreateContainerRequest", "StartContainerRequest", "ExecProcessRequest", "ReadStreamRequest", "WaitProcessRequest", "SetPolicyRequest"))
 		v := t.view(ctx)
@@ -157,7 +158,7 @@ var _ = Describe("A refused request", func() {
 		Eventually(ctx, func() []string { return difference(before, v.see(ctx)) }).WithTimeout(10 * time.Second).Should(BeEmpty())
 	}, SpecTimeout(specTimeout))
 
-	DescribeTable("would have changed, when allowed:", func(ctx SpecContext, endpoint string) {
+	DescribeTable("would have changed, when allowed:", proof.Of("POLICY-REFUSED-001"), func(ctx SpecContext, endpoint string) {
 		if endpoint == "CreateSandboxRequest" {
 			needsLone("CreateSandbox wipes the sandbox that there is")
 		}
@@ -176,7 +177,7 @@ var _ = Describe("A refused request", func() {
 		entry("the hostname", "CreateSandboxRequest"),
 	)
 
-	It("leaves the id that it names free", func(ctx SpecContext) {
+	It("leaves the id that it names free", proof.Of("POLICY-REFUSED-002"), func(ctx SpecContext) {
 		t := fresh(ctx, allowAll())
 		w := t.witness(ctx)
 		r := containerRequest(newID(), t.image, "/bin/sleep", "1000000")

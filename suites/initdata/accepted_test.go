@@ -10,6 +10,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/coco-e2e/coco-e2e/framework/conformance/proof"
 	"github.com/coco-e2e/coco-e2e/framework/evidence"
 	"github.com/coco-e2e/coco-e2e/framework/pod"
 	"github.com/coco-e2e/coco-e2e/framework/suite"
@@ -23,26 +24,26 @@ var _ = Describe("init-data in a form that Kata takes", Label("init-data"), func
 		bed.Ready(ctx, ns, "p")
 		boundTo(ctx, ns, "p", newNonce(), text)
 	},
-		Entry("base64 on several lines", NodeTimeout(suite.DefaultSpecTimeout),
+		Entry("base64 on several lines", proof.Of("INITDATA-ENCODING-001"), NodeTimeout(suite.DefaultSpecTimeout),
 			func() string { return document(permissive) },
 			func(raw string) string {
 				v := encoded(raw)
 				return v[:60] + "\n" + v[60:100] + "\r\n" + v[100:] + "\n"
 			}),
-		Entry("gzip of several members", NodeTimeout(suite.DefaultSpecTimeout),
+		Entry("gzip of several members", proof.Of("INITDATA-ENCODING-001"), NodeTimeout(suite.DefaultSpecTimeout),
 			func() string { return document(permissive) },
 			func(raw string) string { return encoded(raw[:25], raw[25:]) }),
-		Entry("a document as long as CreateVM can carry", NodeTimeout(suite.DefaultSpecTimeout),
+		Entry("a document as long as CreateVM can carry", proof.Of("INITDATA-SIZE-003"), NodeTimeout(suite.DefaultSpecTimeout),
 			func() string { return longest(0) },
 			func(raw string) string { return encoded(raw) }),
-		Entry("lines that end as on Windows, a byte order mark of a file's, a file that the guest does not know", NodeTimeout(suite.DefaultSpecTimeout),
+		Entry("lines that end as on Windows, a byte order mark of a file's, a file that the guest does not know", proof.Of("INITDATA-DIGEST-001"), NodeTimeout(suite.DefaultSpecTimeout),
 			func() string {
 				return strings.ReplaceAll(document(permissive)+"\"notes.txt\" = '\ufeffnotes'\n", "\n", "\r\n")
 			},
 			func(raw string) string { return value(raw) }),
 	)
 
-	It("an empty annotation is no init-data: the guest's own policy holds, and nothing is measured", func(ctx SpecContext) {
+	It("an empty annotation is no init-data: the guest's own policy holds, and nothing is measured", proof.Of("POLICY-BOOT-001", "INITDATA-NONE-001"), func(ctx SpecContext) {
 		ns := bed.Namespace(ctx, "no-initdata")
 		start(ctx, ns, "empty", "")
 		bed.Create(ctx, bed.Pod(ns, "none"))
@@ -60,7 +61,7 @@ var _ = Describe("init-data in a form that Kata takes", Label("init-data"), func
 		}
 	}, NodeTimeout(suite.DefaultSpecTimeout))
 
-	It("a trailing newline more is another document: each pod's evidence binds it to its own", func(ctx SpecContext) {
+	It("a trailing newline more is another document: each pod's evidence binds it to its own", proof.Of("INITDATA-DIGEST-001"), func(ctx SpecContext) {
 		ns := bed.Namespace(ctx, "newline")
 		one := document(permissive)
 		two := one + "\n"
@@ -91,7 +92,7 @@ func longest(more int) string {
 }
 
 var _ = Describe("the init-data annotation", Label("init-data"), func() {
-	It("counts when the pod starts: changed later, it loosens nothing", func(ctx SpecContext) {
+	It("counts when the pod starts: changed later, it loosens nothing", proof.Of("INITDATA-ANNOTATION-001"), func(ctx SpecContext) {
 		ns := bed.Namespace(ctx, "changed")
 		nonce := newNonce()
 		raw := document(strict("whoami", evidenceOf(nonce)))
@@ -108,7 +109,7 @@ var _ = Describe("the init-data annotation", Label("init-data"), func() {
 
 	// Kata's shim takes it out of every OCI spec: a policy would otherwise have
 	// to describe itself.
-	It("is not among the annotations that the guest's policy judges", func(ctx SpecContext) {
+	It("is not among the annotations that the guest's policy judges", proof.Of("INITDATA-ANNOTATION-002"), func(ctx SpecContext) {
 		ns := bed.Namespace(ctx, "unseen")
 		start(ctx, ns, "unseen", value(document(blind(annotationKey))))
 		const seen = "io.kubernetes.cri.sandbox-name"
@@ -121,7 +122,7 @@ var _ = Describe("the init-data annotation", Label("init-data"), func() {
 		bed.NeverRan(ctx, ns, "control")
 	}, NodeTimeout(suite.DefaultSpecTimeout))
 
-	It("of older Kata is taken where the platform has it switched on, and ignored elsewhere", func(ctx SpecContext) {
+	It("of older Kata is taken where the platform has it switched on, and ignored elsewhere", proof.Of("INITDATA-ANNOTATION-003"), func(ctx SpecContext) {
 		ns := bed.Namespace(ctx, "legacy")
 		nonce := newNonce()
 		raw := document(strict("whoami", evidenceOf(nonce)))

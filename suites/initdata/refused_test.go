@@ -8,6 +8,7 @@ import (
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
 
+	"github.com/coco-e2e/coco-e2e/framework/conformance/proof"
 	"github.com/coco-e2e/coco-e2e/framework/pod"
 	"github.com/coco-e2e/coco-e2e/framework/suite"
 )
@@ -66,7 +67,7 @@ func refuses(ctx SpecContext, refusals func() []refusal) {
 // has none for, it does not survive.
 var _ = Describe("an annotation that the shim cannot use", Label("init-data"), func() {
 	DescribeTable("never runs, and the event says why", refuses,
-		Entry("base64", NodeTimeout(suite.DefaultSpecTimeout), func() []refusal {
+		Entry("base64", proof.Of("INITDATA-REFUSE-001"), NodeTimeout(suite.DefaultSpecTimeout), func() []refusal {
 			return []refusal{
 				{what: "none", value: "%%%%", says: "initdata create gzip reader error: illegal base64 data at input byte 0"},
 				{
@@ -79,7 +80,7 @@ var _ = Describe("an annotation that the shim cannot use", Label("init-data"), f
 				},
 			}
 		}),
-		Entry("gzip", NodeTimeout(suite.DefaultSpecTimeout), func() []refusal {
+		Entry("gzip", proof.Of("INITDATA-REFUSE-002"), NodeTimeout(suite.DefaultSpecTimeout), func() []refusal {
 			whole := gzipped(document(permissive))
 			damaged := gzipped(document(permissive))
 			damaged[len(damaged)-8] ^= 1
@@ -96,7 +97,7 @@ var _ = Describe("an annotation that the shim cannot use", Label("init-data"), f
 				},
 			}
 		}),
-		Entry("TOML", NodeTimeout(suite.DefaultSpecTimeout), func() []refusal {
+		Entry("TOML", proof.Of("INITDATA-REFUSE-003"), NodeTimeout(suite.DefaultSpecTimeout), func() []refusal {
 			return []refusal{
 				{
 					what: "none", value: encoded("version = \"0.1.0\"\nalgorithm = sha256\n"),
@@ -107,7 +108,7 @@ var _ = Describe("an annotation that the shim cannot use", Label("init-data"), f
 				{what: "with a table for a file", value: encoded(head + "[data.\"aa.toml\"]\nurl = ''\n"), says: "parsing initdata annotation failed: toml: "},
 			}
 		}),
-		Entry("the algorithm", NodeTimeout(suite.DefaultSpecTimeout), func() []refusal {
+		Entry("the algorithm", proof.Of("INITDATA-REFUSE-004"), NodeTimeout(suite.DefaultSpecTimeout), func() []refusal {
 			const rest = "version = \"0.1.0\"\n[data]\n"
 			return []refusal{
 				{what: "that there is not", value: encoded("algorithm = \"md5\"\n" + rest), says: `init-data field algorithm is "md5"`, kata: panics},
@@ -119,7 +120,7 @@ var _ = Describe("an annotation that the shim cannot use", Label("init-data"), f
 				{what: "missing in a document without a byte", value: encoded(""), says: `init-data field algorithm is ""`, kata: panics},
 			}
 		}),
-		Entry("what is more than it looks like", NodeTimeout(suite.DefaultSpecTimeout), func() []refusal {
+		Entry("what is more than it looks like", proof.Of("INITDATA-REFUSE-005"), NodeTimeout(suite.DefaultSpecTimeout), func() []refusal {
 			return []refusal{
 				{
 					what: "a byte more than CreateVM can carry", value: encoded(longest(1)),
@@ -137,7 +138,7 @@ var _ = Describe("an annotation that the shim cannot use", Label("init-data"), f
 		}),
 	)
 
-	It("names annotation and remedy in the event", func(ctx SpecContext) {
+	It("names annotation and remedy in the event", proof.Of("INITDATA-ANNOTATION-005"), func(ctx SpecContext) {
 		if bed.Shim == "kata" || !bed.Simulated {
 			Skip("Kata's shim names neither")
 		}
@@ -149,7 +150,7 @@ var _ = Describe("an annotation that the shim cannot use", Label("init-data"), f
 		))
 	}, NodeTimeout(suite.DefaultSpecTimeout))
 
-	It("is any that the node's list does not have", func(ctx SpecContext) {
+	It("is any that the node's list does not have", proof.Of("INITDATA-ANNOTATION-004"), func(ctx SpecContext) {
 		ns := bed.Namespace(ctx, "not-enabled")
 		good := encoded(document(permissive))
 		bed.Create(ctx, bed.Pod(ns, "bad", annotated(annotationKey, good), annotated("io.katacontainers.config.hypervisor.entropy_source", "/dev/null")))
@@ -165,7 +166,7 @@ var _ = Describe("an annotation that the shim cannot use", Label("init-data"), f
 // simulated guest's reason is in the event.
 var _ = Describe("init-data that the guest cannot boot with", Label("init-data"), func() {
 	DescribeTable("never runs, and the event says why", refuses,
-		Entry("the document", NodeTimeout(suite.DefaultSpecTimeout), func() []refusal {
+		Entry("the document", proof.Of("INITDATA-BOOT-001"), NodeTimeout(suite.DefaultSpecTimeout), func() []refusal {
 			return []refusal{
 				{
 					what: "another version", value: encoded("version = \"9.9.9\"\nalgorithm = \"sha256\"\n[data]\n"),
@@ -179,7 +180,7 @@ var _ = Describe("init-data that the guest cannot boot with", Label("init-data")
 				},
 			}
 		}),
-		Entry("the policy", NodeTimeout(suite.DefaultSpecTimeout), func() []refusal {
+		Entry("the policy", proof.Of("POLICY-BOOT-002"), NodeTimeout(suite.DefaultSpecTimeout), func() []refusal {
 			const says = "Failed to set policy from initdata"
 			return []refusal{
 				{what: "broken Rego", value: encoded(document("package agent_policy\ndefault ExecProcessRequest := \n")), says: says},
@@ -187,7 +188,7 @@ var _ = Describe("init-data that the guest cannot boot with", Label("init-data")
 				{what: "empty: the guest's own must not hold then", value: encoded(head + "[data]\n\"policy.rego\" = ''\n"), says: says},
 			}
 		}),
-		Entry("the components' files", NodeTimeout(suite.DefaultSpecTimeout), func() []refusal {
+		Entry("the components' files", proof.Of("INITDATA-BOOT-002"), NodeTimeout(suite.DefaultSpecTimeout), func() []refusal {
 			return []refusal{
 				{what: "aa.toml", value: encoded(document(permissive) + "\"aa.toml\" = 'url = '\n"), says: "aa.toml: toml: line 1"},
 				{what: "cdh.toml", value: encoded(document(permissive) + "\"cdh.toml\" = 'url = '\n"), says: "cdh.toml: toml: line 1"},
@@ -196,7 +197,7 @@ var _ = Describe("init-data that the guest cannot boot with", Label("init-data")
 	)
 
 	// PCR8 takes 32 bytes. Elsewhere a digest is cut or padded, and the pod runs.
-	It("has a digest that a TPM's PCR8 has no room for", func(ctx SpecContext) {
+	It("has a digest that a TPM's PCR8 has no room for", proof.Of("INITDATA-DIGEST-002"), func(ctx SpecContext) {
 		if !strings.Contains(bed.TEE, "tpm") {
 			Skip("a " + bed.TEE + " guest is bound to init-data by a register that takes any digest, cut or padded")
 		}

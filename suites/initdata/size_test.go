@@ -14,6 +14,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/coco-e2e/coco-e2e/framework/cluster/simulation"
+	"github.com/coco-e2e/coco-e2e/framework/conformance/proof"
 	"github.com/coco-e2e/coco-e2e/framework/pod"
 	"github.com/coco-e2e/coco-e2e/framework/suite"
 )
@@ -124,24 +125,24 @@ var _ = Describe("the size of init-data", Label("init-data", "size"), func() {
 		AddReportEntry("init-data size", figures)
 	}
 
-	It("of genpolicy's usual policy: 60 kB, compressed", func(ctx SpecContext) {
+	It("of genpolicy's usual policy: 60 kB, compressed", proof.Of("POLICY-EXEC-001", "INITDATA-SIZE-001"), func(ctx SpecContext) {
 		nonce := newNonce()
 		runs(ctx, compressed(), document(generated(1, "whoami", evidenceOf(nonce))), nonce)
 	}, NodeTimeout(suite.DefaultSpecTimeout))
 
-	It("of genpolicy's usual policy: 60 kB, plain", func(ctx SpecContext) {
+	It("of genpolicy's usual policy: 60 kB, plain", proof.Of("INITDATA-SIZE-004"), func(ctx SpecContext) {
 		needsLegacy()
 		nonce := newNonce()
 		runs(ctx, plain(), document(generated(1, "whoami", evidenceOf(nonce))), nonce)
 	}, NodeTimeout(suite.DefaultSpecTimeout))
 
-	It("at the edge of what Kubernetes takes, compressed; a byte more is refused", func(ctx SpecContext) {
+	It("at the edge of what Kubernetes takes, compressed; a byte more is refused", proof.Of("INITDATA-SIZE-002"), func(ctx SpecContext) {
 		nonce := newNonce()
 		raw := largest(compressed(), "whoami", evidenceOf(nonce))
 		runs(ctx, compressed(), raw, nonce, filled(kubernetesLimit))
 	}, NodeTimeout(suite.DefaultSpecTimeout))
 
-	It("at the edge of what Kubernetes takes, plain; a byte more is refused", func(ctx SpecContext) {
+	It("at the edge of what Kubernetes takes, plain; a byte more is refused", proof.Of("INITDATA-SIZE-004"), func(ctx SpecContext) {
 		needsLegacy()
 		nonce := newNonce()
 		raw := largest(plain(), "whoami", evidenceOf(nonce))

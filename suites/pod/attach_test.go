@@ -11,6 +11,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/tools/remotecommand"
 
+	"github.com/coco-e2e/coco-e2e/framework/conformance/proof"
 	"github.com/coco-e2e/coco-e2e/framework/pod"
 )
 
@@ -34,7 +35,7 @@ func attached(ctx context.Context, s pod.IO, ns, name string) (detach func()) {
 }
 
 var _ = Describe("attach", Label("pod"), func() {
-	It("connects to the container's own process, more than once", SpecTimeout(limit), func(ctx SpecContext) {
+	It("connects to the container's own process, more than once", proof.Of("POD-ATTACH-001"), SpecTimeout(limit), func(ctx SpecContext) {
 		ns := running(ctx, "attach", once, script(`while read -r line; do echo "got $line"; echo "saw $line" >&2; done; echo end of input`),
 			func(p *corev1.Pod) { p.Spec.Containers[0].Stdin = true })
 		for _, line := range []string{"first", "second"} {
@@ -54,7 +55,7 @@ var _ = Describe("attach", Label("pod"), func() {
 		Expect(lines(logs(ctx, ns, "attach", corev1.PodLogOptions{}), "got ")).To(Equal([]string{"got first", "got second"}))
 	})
 
-	It("with stdinOnce, the first user's leaving ends the input", SpecTimeout(limit), func(ctx SpecContext) {
+	It("with stdinOnce, the first user's leaving ends the input", proof.Of("POD-ATTACH-002"), SpecTimeout(limit), func(ctx SpecContext) {
 		ns := running(ctx, "attach", once, script(`cat; echo end of input`), func(p *corev1.Pod) {
 			p.Spec.Containers[0].Stdin, p.Spec.Containers[0].StdinOnce = true, true
 		})
@@ -69,7 +70,7 @@ var _ = Describe("attach", Label("pod"), func() {
 		Expect(logs(ctx, ns, "attach", corev1.PodLogOptions{})).To(Equal("some input\nend of input\n"))
 	})
 
-	It("reaches the container's terminal", SpecTimeout(limit), func(ctx SpecContext) {
+	It("reaches the container's terminal", proof.Of("POD-ATTACH-003"), SpecTimeout(limit), func(ctx SpecContext) {
 		ns := running(ctx, "attach", func(p *corev1.Pod) {
 			c := &p.Spec.Containers[0]
 			c.Command, c.Stdin, c.TTY = []string{"sh"}, true, true

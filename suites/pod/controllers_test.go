@@ -12,6 +12,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/coco-e2e/coco-e2e/framework/conformance/proof"
 	"github.com/coco-e2e/coco-e2e/framework/pod"
 )
 
@@ -55,7 +56,7 @@ func deployed(ctx context.Context, ns string) []corev1.Pod {
 }
 
 var _ = Describe("controllers", Label("pod"), func() {
-	It("a job completes with its pods", SpecTimeout(limit), func(ctx SpecContext) {
+	It("a job completes with its pods", proof.Of("POD-CONTROLLER-001"), SpecTimeout(limit), func(ctx SpecContext) {
 		ns := bed.Namespace(ctx, "job")
 		completions := int32(2)
 		j := job(ctx, ns, batchv1.JobSpec{Completions: &completions, Parallelism: &completions, Template: template("job", once, script("echo worked"))})
@@ -68,7 +69,7 @@ var _ = Describe("controllers", Label("pod"), func() {
 		}
 	})
 
-	It("a job gives up after its back-off limit", SpecTimeout(limit), func(ctx SpecContext) {
+	It("a job gives up after its back-off limit", proof.Of("POD-CONTROLLER-002"), SpecTimeout(limit), func(ctx SpecContext) {
 		ns := bed.Namespace(ctx, "job")
 		retries := int32(0)
 		j := job(ctx, ns, batchv1.JobSpec{BackoffLimit: &retries, Template: template("job", once, script("exit 8"))})
@@ -76,7 +77,7 @@ var _ = Describe("controllers", Label("pod"), func() {
 		Expect(j.Status.Conditions).To(ContainElement(And(HaveField("Type", batchv1.JobFailed), HaveField("Reason", batchv1.JobReasonBackoffLimitExceeded))))
 	})
 
-	It("a deployment rolls out, scales and is updated", SpecTimeout(2*limit), func(ctx SpecContext) {
+	It("a deployment rolls out, scales and is updated", proof.Of("POD-CONTROLLER-003"), SpecTimeout(2*limit), func(ctx SpecContext) {
 		ns := bed.Namespace(ctx, "deployment")
 		deployments := bed.Pods.Kube.AppsV1().Deployments(ns)
 		replicas := int32(2)

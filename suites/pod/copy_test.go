@@ -7,6 +7,8 @@ import (
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
+
+	"github.com/coco-e2e/coco-e2e/framework/conformance/proof"
 )
 
 func readFile(path string) string {
@@ -53,7 +55,7 @@ func contents(dir string) map[string]string {
 }
 
 var _ = Describe("cp", Label("pod"), func() {
-	It("copies files and directories into the pod and out of it, intact", SpecTimeout(limit), func(ctx SpecContext) {
+	It("copies files and directories into the pod and out of it, intact", proof.Of("POD-COPY-001"), SpecTimeout(limit), func(ctx SpecContext) {
 		ns := running(ctx, "copy")
 		src := tree()
 		Expect(bed.Pods.CopyTo(ctx, os.DirFS(src), ns, "copy", "", "/tmp/in/side")).To(Succeed())

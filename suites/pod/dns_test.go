@@ -8,6 +8,8 @@ import (
 	. "github.com/onsi/gomega"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/coco-e2e/coco-e2e/framework/conformance/proof"
 )
 
 // resolver is a container's resolv.conf by keyword, the nameservers joined.
@@ -30,7 +32,7 @@ func clusterIP(ctx context.Context, ns, name string) string {
 }
 
 var _ = Describe("DNS", Label("pod"), func() {
-	It("is the cluster's: services and pods resolve", func(ctx SpecContext) {
+	It("is the cluster's: services and pods resolve", proof.Of("POD-DNS-001"), func(ctx SpecContext) {
 		ns := running(ctx, "p", func(p *corev1.Pod) { p.Spec.DNSConfig = &corev1.PodDNSConfig{Searches: []string{"more.example"}} })
 		Expect(resolver(ctx, ns, "p")).To(And(
 			HaveKeyWithValue("nameserver", clusterIP(ctx, "kube-system", "kube-dns")),
@@ -49,7 +51,7 @@ var _ = Describe("DNS", Label("pod"), func() {
 		Expect(fails(ctx, ns, "p", "curl -sS http://nobody.default.svc.cluster.local/")).To(ContainSubstring("Could not resolve host"))
 	}, SpecTimeout(limit))
 
-	It("a service leads to the pods behind it", func(ctx SpecContext) {
+	It("a service leads to the pods behind it", proof.Of("POD-DNS-002"), func(ctx SpecContext) {
 		ns := bed.Namespace(ctx, "pod")
 		_, err := bed.Pods.Kube.CoreV1().Services(ns).Create(ctx, &corev1.Service{
 			ObjectMeta: metav1.ObjectMeta{Name: "web"},
@@ -64,7 +66,7 @@ var _ = Describe("DNS", Label("pod"), func() {
 		becomes(ctx, ns, "server", "curl -s http://web/who", "behind\n") // itself
 	}, SpecTimeout(limit))
 
-	It("is what the pod says under policy None, and the node's under Default", func(ctx SpecContext) {
+	It("is what the pod says under policy None, and the node's under Default", proof.Of("POD-DNS-003"), func(ctx SpecContext) {
 		ns := bed.Namespace(ctx, "pod")
 		bed.Create(ctx, bed.Pod(ns, "none", func(p *corev1.Pod) {
 			p.Spec.DNSPolicy = corev1.DNSNone

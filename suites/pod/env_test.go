@@ -10,6 +10,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/coco-e2e/coco-e2e/framework/conformance/proof"
 	"github.com/coco-e2e/coco-e2e/framework/suite"
 )
 
@@ -48,7 +49,7 @@ func fromResource(name, of, divisor string) corev1.EnvVar {
 func named(name string) corev1.LocalObjectReference { return corev1.LocalObjectReference{Name: name} }
 
 var _ = Describe("environment", Label("pod"), func() {
-	It("has what the pod's fields and its limits say", func(ctx SpecContext) {
+	It("has what the pod's fields and its limits say", proof.Of("POD-ENV-001"), func(ctx SpecContext) {
 		ns := bed.Namespace(ctx, "pod")
 		p := start(ctx, ns, "p", labelled("tier", "front"), func(p *corev1.Pod) {
 			p.Annotations = map[string]string{"example.com/note": "two words"}
@@ -89,7 +90,7 @@ var _ = Describe("environment", Label("pod"), func() {
 		}
 	}, SpecTimeout(limit))
 
-	It("comes from ConfigMaps and Secrets, by key and whole, and refers to itself", func(ctx SpecContext) {
+	It("comes from ConfigMaps and Secrets, by key and whole, and refers to itself", proof.Of("POD-ENV-002"), func(ctx SpecContext) {
 		ns := bed.Namespace(ctx, "pod")
 		configMap(ctx, ns, "settings", map[string]string{"level": "debug", "text": "two\nlines, \"quoted\" $HOME ünï"}, nil)
 		key := sum(random(8))
@@ -125,7 +126,7 @@ var _ = Describe("environment", Label("pod"), func() {
 		Expect(shell(ctx, ns, "p", "cat /tmp/arguments")).To(Equal("http://debug:8080 $(URL)\n"))
 	}, SpecTimeout(limit))
 
-	It("a key that is missing keeps the container from starting until it is there", func(ctx SpecContext) {
+	It("a key that is missing keeps the container from starting until it is there", proof.Of("POD-ENV-003"), func(ctx SpecContext) {
 		ns := bed.Namespace(ctx, "pod")
 		configMap(ctx, ns, "settings", map[string]string{"other": "x"}, nil)
 		bed.Create(ctx, bed.Pod(ns, "p", with(corev1.EnvVar{Name: "LEVEL", ValueFrom: &corev1.EnvVarSource{
@@ -148,7 +149,7 @@ var _ = Describe("environment", Label("pod"), func() {
 		Expect(environment(ctx, ns, "p")).To(HaveKeyWithValue("LEVEL", "info"))
 	}, SpecTimeout(limit))
 
-	It("names the services of the namespace, unless links are off", func(ctx SpecContext) {
+	It("names the services of the namespace, unless links are off", proof.Of("POD-ENV-004"), func(ctx SpecContext) {
 		ns := bed.Namespace(ctx, "pod")
 		service, err := bed.Pods.Kube.CoreV1().Services(ns).Create(ctx, &corev1.Service{
 			ObjectMeta: metav1.ObjectMeta{Name: "web-svc"},
@@ -178,7 +179,7 @@ var _ = Describe("environment", Label("pod"), func() {
 		}
 	}, SpecTimeout(limit))
 
-	It("the working directory is the pod's, else the image's", func(ctx SpecContext) {
+	It("the working directory is the pod's, else the image's", proof.Of("POD-ENV-005"), func(ctx SpecContext) {
 		ns := bed.Namespace(ctx, "pod")
 		start(ctx, ns, "p", func(p *corev1.Pod) {
 			p.Spec.Containers[0].WorkingDir = "/usr/share/nginx"

@@ -18,6 +18,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/tools/remotecommand"
 
+	"github.com/coco-e2e/coco-e2e/framework/conformance/proof"
 	"github.com/coco-e2e/coco-e2e/framework/pod"
 	"github.com/coco-e2e/coco-e2e/framework/suite"
 )
@@ -60,7 +61,7 @@ func random(n int) []byte {
 func sum(b []byte) string { return fmt.Sprintf("%x", sha256.Sum256(b)) }
 
 var _ = Describe("exec", Label("pod"), func() {
-	It("gives back the command's exit code, and its output stream by stream", SpecTimeout(limit), func(ctx SpecContext) {
+	It("gives back the command's exit code, and its output stream by stream", proof.Of("POD-EXEC-001"), SpecTimeout(limit), func(ctx SpecContext) {
 		ns := running(ctx, "exec", func(p *corev1.Pod) { p.Spec.Containers[0].WorkingDir = "/usr/share" })
 		for _, code := range []int{0, 1, 2, 42, 126, 127, 128, 254, 255} {
 			r, err := bed.Pods.Exec(ctx, ns, "exec", "", "sh", "-c", "exit "+strconv.Itoa(code))
@@ -83,7 +84,7 @@ var _ = Describe("exec", Label("pod"), func() {
 		Expect(pod.Classify(r, err)).To(HaveField("Outcome", pod.Inconclusive))
 	})
 
-	It("carries megabytes both ways intact", SpecTimeout(limit), func(ctx SpecContext) {
+	It("carries megabytes both ways intact", proof.Of("POD-EXEC-002"), SpecTimeout(limit), func(ctx SpecContext) {
 		ns := running(ctx, "exec")
 		data := random(3 << 20)
 		By("through stdin and stdout of one command")
@@ -103,7 +104,7 @@ var _ = Describe("exec", Label("pod"), func() {
 		Expect(r.ExitCode).To(Equal(7))
 	})
 
-	It("runs many sessions at a time, each with its own streams", SpecTimeout(limit), func(ctx SpecContext) {
+	It("runs many sessions at a time, each with its own streams", proof.Of("POD-EXEC-003"), SpecTimeout(limit), func(ctx SpecContext) {
 		ns := running(ctx, "exec")
 		results, errs := make([]pod.Result, 12), make([]error, 12)
 		var all sync.WaitGroup
@@ -120,7 +121,7 @@ var _ = Describe("exec", Label("pod"), func() {
 		}
 	})
 
-	It("has a terminal when asked, whose size follows the user's", SpecTimeout(limit), func(ctx SpecContext) {
+	It("has a terminal when asked, whose size follows the user's", proof.Of("POD-EXEC-004"), SpecTimeout(limit), func(ctx SpecContext) {
 		ns := running(ctx, "exec")
 		By("without -t there is none")
 		r, err := bed.Pods.Exec(ctx, ns, "exec", "", "sh", "-c", "test -t 0 || test -t 1 || echo none")
@@ -145,7 +146,7 @@ var _ = Describe("exec", Label("pod"), func() {
 		Eventually(t.done).WithContext(ctx).Should(Receive(Equal(5)))
 	})
 
-	It("leaves its process behind when the user goes away", SpecTimeout(limit), func(ctx SpecContext) {
+	It("leaves its process behind when the user goes away", proof.Of("POD-EXEC-005"), SpecTimeout(limit), func(ctx SpecContext) {
 		// Nothing tells the guest: Kata's shim sends no signal then.
 		ns := running(ctx, "exec")
 		session, leave := context.WithCancel(ctx)
@@ -161,7 +162,7 @@ var _ = Describe("exec", Label("pod"), func() {
 		Eventually(ctx, beats).WithPolling(100 * time.Millisecond).Should(BeNumerically(">", beats()+20))
 	})
 
-	It("ends when the container does", SpecTimeout(limit), func(ctx SpecContext) {
+	It("ends when the container does", proof.Of("POD-EXEC-006"), SpecTimeout(limit), func(ctx SpecContext) {
 		ns := running(ctx, "exec", script("trap 'exit 0' USR1; while :; do sleep 0.1; done"), func(p *corev1.Pod) {
 			p.Spec.RestartPolicy = corev1.RestartPolicyNever
 		})

@@ -10,6 +10,8 @@ import (
 	. "github.com/onsi/gomega"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/coco-e2e/coco-e2e/framework/conformance/proof"
 )
 
 func hook(text string) *corev1.LifecycleHandler {
@@ -62,7 +64,7 @@ func untilTold(then string) func(*corev1.Pod) {
 const stopSignal = "QUIT"
 
 var _ = Describe("lifecycle hooks", Label("pod"), func() {
-	It("postStart runs in the container before it counts as running, preStop before its signal to stop", SpecTimeout(limit), func(ctx SpecContext) {
+	It("postStart runs in the container before it counts as running, preStop before its signal to stop", proof.Of("POD-HOOK-001"), SpecTimeout(limit), func(ctx SpecContext) {
 		ns := running(ctx, "hooks", once, grace(30), untilTold("exit 3"),
 			hooks(hook("sleep 0.5; echo $$ >/tmp/post"), hook("sleep 0.5; echo preStop >/proc/1/fd/1")))
 		Expect(shell(ctx, ns, "hooks", "cat /tmp/post")).NotTo(BeEmpty())
@@ -71,7 +73,7 @@ var _ = Describe("lifecycle hooks", Label("pod"), func() {
 		Expect(end.ExitCode).To(Equal(int32(3)))
 	})
 
-	It("a postStart that fails kills the container", SpecTimeout(limit), func(ctx SpecContext) {
+	It("a postStart that fails kills the container", proof.Of("POD-HOOK-002"), SpecTimeout(limit), func(ctx SpecContext) {
 		ns := bed.Namespace(ctx, "hooks")
 		bed.Create(ctx, bed.Pod(ns, "hooks", hooks(hook("exit 4"), nil)))
 		event(ctx, ns, "hooks", "FailedPostStartHook: ", "PostStartHook failed")
@@ -80,7 +82,7 @@ var _ = Describe("lifecycle hooks", Label("pod"), func() {
 		event(ctx, ns, "hooks", "Killing: ", "FailedPostStartHook")
 	})
 
-	It("a preStop that fails, or that takes too long, does not keep the pod", SpecTimeout(limit), func(ctx SpecContext) {
+	It("a preStop that fails, or that takes too long, does not keep the pod", proof.Of("POD-HOOK-003"), SpecTimeout(limit), func(ctx SpecContext) {
 		ns := bed.Namespace(ctx, "hooks")
 		bed.Create(ctx, bed.Pod(ns, "fails", once, grace(30), untilTold("exit 0"), hooks(nil, hook("exit 5"))))
 		bed.Create(ctx, bed.Pod(ns, "hangs", once, grace(2), untilTold("exit 0"), hooks(nil, hook("sleep 1004"))))

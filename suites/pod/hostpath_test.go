@@ -10,6 +10,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/coco-e2e/coco-e2e/framework/conformance/proof"
 )
 
 func hostPath(path string, kind corev1.HostPathType) corev1.VolumeSource {
@@ -51,7 +53,7 @@ func onNode(ctx context.Context, ns, name string) (dir string, writer *corev1.Po
 var _ = Describe("hostPath", Label("pod"), func() {
 	// Without a shared file system Kata's shim copies what is there when the
 	// container is made, and nothing after that.
-	It("is a copy of what the node had when the container was made, in chunks of 1 MiB", func(ctx SpecContext) {
+	It("is a copy of what the node had when the container was made, in chunks of 1 MiB", proof.Of("HOST-PATH-001"), func(ctx SpecContext) {
 		ns := bed.Namespace(ctx, "pod")
 		dir, writer := onNode(ctx, ns, "writer")
 		// All of sub belongs to one: a copy's owner becomes the directory's above
@@ -79,7 +81,7 @@ var _ = Describe("hostPath", Label("pod"), func() {
 			To(And(HavePrefix("after\n"), Not(ContainSubstring("theirs")), ContainSubstring("\nchunk\n")))
 	}, SpecTimeout(limit))
 
-	It("a device is the guest's own of that name", func(ctx SpecContext) {
+	It("a device is the guest's own of that name", proof.Of("HOST-PATH-002"), func(ctx SpecContext) {
 		ns := running(ctx, "p", mounted("/dev/nothing", hostPath("/dev/null", corev1.HostPathCharDev)))
 		Expect(shell(ctx, ns, "p", "stat -c '%F %t:%T' /dev/nothing; echo x > /dev/nothing; wc -c < /dev/nothing")).
 			To(Equal("character special file 1:3\n0\n"))
@@ -87,7 +89,7 @@ var _ = Describe("hostPath", Label("pod"), func() {
 
 	// A socket can be neither copied nor shared. Its mount goes to the guest
 	// unchanged, and there is no such file.
-	It("a socket of the node is out of reach", func(ctx SpecContext) {
+	It("a socket of the node is out of reach", proof.Of("HOST-PATH-003"), func(ctx SpecContext) {
 		ns := bed.Namespace(ctx, "pod")
 		const socket = "/run/containerd/containerd.sock"
 		By("control: a pod on the node gets it")
@@ -100,7 +102,7 @@ var _ = Describe("hostPath", Label("pod"), func() {
 	}, SpecTimeout(limit))
 
 	// The same for whatever else the kubelet mounts on the node.
-	It("a persistent volume of the node's keeps nothing that the guest writes", func(ctx SpecContext) {
+	It("a persistent volume of the node's keeps nothing that the guest writes", proof.Of("HOST-PATH-004"), func(ctx SpecContext) {
 		ns := bed.Namespace(ctx, "pod")
 		dir, writer := onNode(ctx, ns, "writer")
 		shell(ctx, ns, "writer", "echo node > /node/file")

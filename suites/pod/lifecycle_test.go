@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/coco-e2e/coco-e2e/framework/conformance/proof"
 	"github.com/coco-e2e/coco-e2e/framework/suite"
 )
 
@@ -60,7 +61,7 @@ func terminated(p *corev1.Pod) *corev1.ContainerStateTerminated {
 }
 
 var _ = Describe("containers of a pod", Label("pod"), func() {
-	It("init containers run one after the other, then all containers at once", SpecTimeout(limit), func(ctx SpecContext) {
+	It("init containers run one after the other, then all containers at once", proof.Of("POD-CONTAINER-001"), SpecTimeout(limit), func(ctx SpecContext) {
 		ns := running(ctx, "init", script("echo main >>/kept/order; until grep -q second /kept/order; do sleep 0.1; done; sleep infinity"),
 			second("second", "until grep -q main /kept/order; do sleep 0.1; done; echo second >>/kept/order; sleep infinity"),
 			before("one", "sleep 0.5; echo one >>/kept/order"), before("two", "echo two >>/kept/order; echo two says"), emptyDir("/kept"))
@@ -75,7 +76,7 @@ var _ = Describe("containers of a pod", Label("pod"), func() {
 		Expect(r.Stdout).To(ContainSubstring("echo second"), "exec reaches the container that it names")
 	})
 
-	It("an init container that fails keeps the others from running", SpecTimeout(limit), func(ctx SpecContext) {
+	It("an init container that fails keeps the others from running", proof.Of("POD-CONTAINER-002"), SpecTimeout(limit), func(ctx SpecContext) {
 		ns := bed.Namespace(ctx, "init")
 		bed.Create(ctx, bed.Pod(ns, "init", once, before("bad", "exit 6"), before("next", "true")))
 		p := ended(ctx, ns, "init", corev1.PodFailed)
@@ -84,7 +85,7 @@ var _ = Describe("containers of a pod", Label("pod"), func() {
 		bed.NeverRan(ctx, ns, "init")
 	})
 
-	It("a sidecar runs before the containers and ends after them", SpecTimeout(limit), func(ctx SpecContext) {
+	It("a sidecar runs before the containers and ends after them", proof.Of("POD-CONTAINER-003"), SpecTimeout(limit), func(ctx SpecContext) {
 		ns := bed.Namespace(ctx, "sidecar")
 		always := corev1.ContainerRestartPolicyAlways
 		bed.Create(ctx, bed.Pod(ns, "sidecar", once, script("until [ -e /kept/up ]; do sleep 0.1; done; exit 0"),
@@ -96,7 +97,7 @@ var _ = Describe("containers of a pod", Label("pod"), func() {
 		Expect(helper.FinishedAt.Time).NotTo(BeTemporally("<", terminated(p).FinishedAt.Time))
 	})
 
-	It("an ephemeral container joins a running pod, as kubectl debug has it", SpecTimeout(limit), func(ctx SpecContext) {
+	It("an ephemeral container joins a running pod, as kubectl debug has it", proof.Of("POD-CONTAINER-004"), SpecTimeout(limit), func(ctx SpecContext) {
 		ns := running(ctx, "debug", server)
 		debug(ctx, ns, "debug", corev1.EphemeralContainer{EphemeralContainerCommon: corev1.EphemeralContainerCommon{
 			Name: "debugger", Command: []string{"sh", "-c", "curl -s http://127.0.0.1/; exec sleep infinity"},
@@ -139,7 +140,7 @@ func debug(ctx context.Context, ns, name string, c corev1.EphemeralContainer) {
 }
 
 var _ = Describe("the end of a container", Label("pod"), func() {
-	DescribeTable("is followed by what the restart policy says", func(ctx SpecContext, policy corev1.RestartPolicy, code int32, want corev1.PodPhase) {
+	DescribeTable("is followed by what the restart policy says", proof.Of("POD-CONTAINER-005"), func(ctx SpecContext, policy corev1.RestartPolicy, code int32, want corev1.PodPhase) {
 		ns := bed.Namespace(ctx, "restart")
 		bed.Create(ctx, bed.Pod(ns, "restart", restart(policy), script(fmt.Sprintf("exit %d", code))))
 		reason := map[bool]string{true: "Completed", false: "Error"}[code == 0]
@@ -160,7 +161,7 @@ var _ = Describe("the end of a container", Label("pod"), func() {
 		Entry("Never, after failure", SpecTimeout(limit), corev1.RestartPolicyNever, int32(42), corev1.PodFailed),
 	)
 
-	It("by a signal is told by its exit code", SpecTimeout(limit), func(ctx SpecContext) {
+	It("by a signal is told by its exit code", proof.Of("POD-CONTAINER-006"), SpecTimeout(limit), func(ctx SpecContext) {
 		ns := bed.Namespace(ctx, "signal")
 		// The first process of a container does not die of a signal that it
 		// sends itself: a child does, and its parent says so.
@@ -170,7 +171,7 @@ var _ = Describe("the end of a container", Label("pod"), func() {
 		Expect(terminated(ended(ctx, ns, "kill", corev1.PodFailed)).ExitCode).To(Equal(int32(137)))
 	})
 
-	It("for want of memory is told as such", SpecTimeout(limit), func(ctx SpecContext) {
+	It("for want of memory is told as such", proof.Of("POD-CONTAINER-007"), SpecTimeout(limit), func(ctx SpecContext) {
 		ns := bed.Namespace(ctx, "oom")
 		bed.Create(ctx, bed.Pod(ns, "oom", once, limits("1", "64Mi"), func(p *corev1.Pod) {
 			p.Spec.Containers[0].Command = []string{"tail", "/dev/zero"}
@@ -178,7 +179,7 @@ var _ = Describe("the end of a container", Label("pod"), func() {
 		Expect(terminated(ended(ctx, ns, "oom", corev1.PodFailed))).To(And(HaveField("Reason", "OOMKilled"), HaveField("ExitCode", int32(137))))
 	})
 
-	It("has a message from its log, and none from its file, which stays in the guest", SpecTimeout(limit), func(ctx SpecContext) {
+	It("has a message from its log, and none from its file, which stays in the guest", proof.Of("POD-CONTAINER-008"), SpecTimeout(limit), func(ctx SpecContext) {
 		ns := bed.Namespace(ctx, "message")
 		for name, policy := range map[string]corev1.TerminationMessagePolicy{
 			"file": corev1.TerminationMessageReadFile, "log": corev1.TerminationMessageFallbackToLogsOnError,
@@ -194,7 +195,7 @@ var _ = Describe("the end of a container", Label("pod"), func() {
 })
 
 var _ = Describe("the deletion of a pod", Label("pod"), func() {
-	It("gives its process the time that it needs, within the grace period", SpecTimeout(limit), func(ctx SpecContext) {
+	It("gives its process the time that it needs, within the grace period", proof.Of("POD-CONTAINER-009"), SpecTimeout(limit), func(ctx SpecContext) {
 		ns := running(ctx, "grace", once, grace(30), untilTold("sleep 1; echo done; exit 7"))
 		said, end, took := farewell(ctx, ns, "grace")
 		Expect(said).To(Equal(stopSignal + "\ndone\n"))
@@ -203,7 +204,7 @@ var _ = Describe("the deletion of a pod", Label("pod"), func() {
 		gone(ctx, ns, "grace")
 	})
 
-	It("kills a process that does not end in time", SpecTimeout(limit), func(ctx SpecContext) {
+	It("kills a process that does not end in time", proof.Of("POD-CONTAINER-010"), SpecTimeout(limit), func(ctx SpecContext) {
 		ns := running(ctx, "grace", once, grace(2), untilTold("echo not now"))
 		said, end, took := farewell(ctx, ns, "grace")
 		Expect(said).To(Equal(stopSignal + "\nnot now\n"))
@@ -212,7 +213,7 @@ var _ = Describe("the deletion of a pod", Label("pod"), func() {
 		gone(ctx, ns, "grace")
 	})
 
-	It("with no grace takes the pod away at once", SpecTimeout(limit), func(ctx SpecContext) {
+	It("with no grace takes the pod away at once", proof.Of("POD-CONTAINER-011"), SpecTimeout(limit), func(ctx SpecContext) {
 		ns := running(ctx, "now", grace(30), untilTold("echo not now"))
 		now := int64(0)
 		Expect(bed.Pods.Kube.CoreV1().Pods(ns).Delete(ctx, "now", metav1.DeleteOptions{GracePeriodSeconds: &now})).To(Succeed())
@@ -221,7 +222,7 @@ var _ = Describe("the deletion of a pod", Label("pod"), func() {
 })
 
 var _ = Describe("limits", Label("pod"), func() {
-	It("are those of the container's cgroup in the guest", SpecTimeout(limit), func(ctx SpecContext) {
+	It("are those of the container's cgroup in the guest", proof.Of("POD-CONTAINER-012"), SpecTimeout(limit), func(ctx SpecContext) {
 		ns := running(ctx, "limits", limits("250m", "96Mi"), second("free", "sleep infinity"))
 		const read = `if [ -e /sys/fs/cgroup/memory.max ]; then cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/cpu.max
 			else cd /sys/fs/cgroup; cat memory/memory.limit_in_bytes; echo $(cat cpu/cpu.cfs_quota_us cpu/cpu.cfs_period_us); fi`

@@ -13,6 +13,7 @@ import (
 	. "github.com/onsi/gomega"
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/coco-e2e/coco-e2e/framework/conformance/proof"
 	"github.com/coco-e2e/coco-e2e/framework/suite"
 )
 
@@ -44,7 +45,7 @@ func ended(ctx context.Context, ns, name string, phase corev1.PodPhase) *corev1.
 func once(p *corev1.Pod) { p.Spec.RestartPolicy = corev1.RestartPolicyNever }
 
 var _ = Describe("logs", Label("pod"), func() {
-	It("keep each stream's order", SpecTimeout(limit), func(ctx SpecContext) {
+	It("keep each stream's order", proof.Of("POD-LOG-001"), SpecTimeout(limit), func(ctx SpecContext) {
 		ns := bed.Namespace(ctx, "logs")
 		bed.Create(ctx, bed.Pod(ns, "logs", once, script(`for i in 1 2 3 4 5; do echo out $i; echo err $i >&2; done`)))
 		ended(ctx, ns, "logs", corev1.PodSucceeded)
@@ -60,7 +61,7 @@ var _ = Describe("logs", Label("pod"), func() {
 		}
 	})
 
-	It("can be read in part, and with times", SpecTimeout(limit), func(ctx SpecContext) {
+	It("can be read in part, and with times", proof.Of("POD-LOG-002"), SpecTimeout(limit), func(ctx SpecContext) {
 		ns := bed.Namespace(ctx, "logs")
 		bed.Create(ctx, bed.Pod(ns, "logs", once, script(`seq 1 9; printf 10`)))
 		p := ended(ctx, ns, "logs", corev1.PodSucceeded)
@@ -79,7 +80,7 @@ var _ = Describe("logs", Label("pod"), func() {
 		Expect(last).To(BeTemporally("<", status.FinishedAt.Add(time.Second)), "statuses have whole seconds")
 	})
 
-	It("can be followed to the container's end", SpecTimeout(limit), func(ctx SpecContext) {
+	It("can be followed to the container's end", proof.Of("POD-LOG-003"), SpecTimeout(limit), func(ctx SpecContext) {
 		ns := running(ctx, "logs", once, script(`trap 'echo stop; exit 0' USR1; echo ready; while :; do sleep 0.1; done`))
 		stream, err := bed.Pods.LogStream(ctx, ns, "logs", corev1.PodLogOptions{Follow: true})
 		Expect(err).NotTo(HaveOccurred())
@@ -103,7 +104,7 @@ var _ = Describe("logs", Label("pod"), func() {
 		Expect(err).To(MatchError(io.EOF), "the log ends with the container")
 	})
 
-	It("keep those of the container before the restart", SpecTimeout(limit), func(ctx SpecContext) {
+	It("keep those of the container before the restart", proof.Of("POD-LOG-004"), SpecTimeout(limit), func(ctx SpecContext) {
 		ns := bed.Namespace(ctx, "logs")
 		bed.Create(ctx, bed.Pod(ns, "logs", emptyDir("/kept"), script(`
 			echo >>/kept/lives; n=$(wc -l </kept/lives); echo life $n
@@ -134,7 +135,7 @@ var _ = Describe("logs", Label("pod"), func() {
 			WithPolling(100 * time.Millisecond).Should(Equal(fmt.Sprintf("life %d\n", restarts+1)))
 	})
 
-	It("have megabytes intact, in lines longer than an entry of the node's log", SpecTimeout(limit), func(ctx SpecContext) {
+	It("have megabytes intact, in lines longer than an entry of the node's log", proof.Of("POD-LOG-005"), SpecTimeout(limit), func(ctx SpecContext) {
 		ns := bed.Namespace(ctx, "logs")
 		bed.Create(ctx, bed.Pod(ns, "logs", once, script(`head -c 2000000 /dev/urandom | base64 -w 100000 | tee /tmp/written; echo; sha256sum </tmp/written`)))
 		ended(ctx, ns, "logs", corev1.PodSucceeded)

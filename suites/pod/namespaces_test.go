@@ -10,6 +10,8 @@ import (
 	. "github.com/onsi/gomega"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/coco-e2e/coco-e2e/framework/conformance/proof"
 )
 
 // processes are the command lines that a container's /proc shows, by process.
@@ -44,14 +46,14 @@ func in(ctx context.Context, ns, name, container, text string) string {
 }
 
 var _ = Describe("process namespaces", Label("pod"), func() {
-	It("are each container's own", func(ctx SpecContext) {
+	It("are each container's own", proof.Of("POD-NAMESPACE-001"), func(ctx SpecContext) {
 		ns := running(ctx, "p", second("other", "sleep 4242"))
 		all := processes(ctx, ns, "p")
 		Expect(all).To(HaveKeyWithValue("1", "sleep infinity"))
 		Expect(commandsOf(all)).NotTo(ContainElement("sleep 4242"))
 	}, SpecTimeout(limit))
 
-	It("are one where the pod shares it", func(ctx SpecContext) {
+	It("are one where the pod shares it", proof.Of("POD-NAMESPACE-002"), func(ctx SpecContext) {
 		ns := running(ctx, "p", second("other", "echo secret > /tmp/theirs; exec sleep 4242"), func(p *corev1.Pod) { p.Spec.ShareProcessNamespace = ref(true) })
 		all := processes(ctx, ns, "p")
 		Expect(all).To(HaveKeyWithValue("1", ContainSubstring("pause")))
@@ -76,7 +78,7 @@ var _ = Describe("process namespaces", Label("pod"), func() {
 })
 
 var _ = Describe("a pod's containers", Label("pod"), func() {
-	It("share host name, network and memory segments", func(ctx SpecContext) {
+	It("share host name, network and memory segments", proof.Of("POD-NAMESPACE-003"), func(ctx SpecContext) {
 		ns := running(ctx, "p", second("server", "exec nginx -g 'daemon off;'"))
 		becomes(ctx, ns, "p", "curl -s -o /dev/null -w '%{http_code}' http://127.0.0.1/", "200")
 		shell(ctx, ns, "p", "echo hello > /dev/shm/greeting")
@@ -96,7 +98,7 @@ var _ = Describe("a pod's containers", Label("pod"), func() {
 var _ = Describe("host name", Label("pod"), func() {
 	const read = "uname -n; cat /proc/sys/kernel/hostname /etc/hostname"
 
-	It("is the pod's name, or what the pod says", func(ctx SpecContext) {
+	It("is the pod's name, or what the pod says", proof.Of("POD-NAMESPACE-004"), func(ctx SpecContext) {
 		ns := bed.Namespace(ctx, "pod")
 		bed.Create(ctx, bed.Pod(ns, "p"))
 		bed.Create(ctx, bed.Pod(ns, "named", func(p *corev1.Pod) { p.Spec.Hostname = "other" }))
@@ -107,7 +109,7 @@ var _ = Describe("host name", Label("pod"), func() {
 		Expect(environment(ctx, ns, "named")).To(HaveKeyWithValue("HOSTNAME", "other"))
 	}, SpecTimeout(limit))
 
-	It("with a subdomain has a domain, that others can resolve", func(ctx SpecContext) {
+	It("with a subdomain has a domain, that others can resolve", proof.Of("POD-NAMESPACE-005"), func(ctx SpecContext) {
 		ns := bed.Namespace(ctx, "pod")
 		_, err := bed.Pods.Kube.CoreV1().Services(ns).Create(ctx, &corev1.Service{
 			ObjectMeta: metav1.ObjectMeta{Name: "sub"},
@@ -130,7 +132,7 @@ var _ = Describe("host name", Label("pod"), func() {
 		becomes(ctx, ns, "full", "curl -s -o /dev/null -w '%{http_code} %{remote_ip}' http://host."+domain+"/", "200 "+p.Status.PodIP)
 	}, SpecTimeout(limit))
 
-	It("/etc/hosts has the pod's aliases", func(ctx SpecContext) {
+	It("/etc/hosts has the pod's aliases", proof.Of("POD-NAMESPACE-006"), func(ctx SpecContext) {
 		ns := bed.Namespace(ctx, "pod")
 		p := start(ctx, ns, "p", func(p *corev1.Pod) {
 			p.Spec.HostAliases = []corev1.HostAlias{{IP: "127.0.0.1", Hostnames: []string{"me.example", "self.example"}}}
@@ -147,7 +149,7 @@ var _ = Describe("host name", Label("pod"), func() {
 // A VM has no part in the node's namespaces: a pod that asks for them gets its
 // guest's (Kata, docs/Limitations.md).
 var _ = Describe("the node's namespaces", Label("pod"), func() {
-	It("hostPID shows the guest's processes, not the node's", func(ctx SpecContext) {
+	It("hostPID shows the guest's processes, not the node's", proof.Of("HOST-NAMESPACE-001"), func(ctx SpecContext) {
 		ns := running(ctx, "p", second("other", "exec sleep 4242"), func(p *corev1.Pod) { p.Spec.HostPID = true })
 		all := commandsOf(processes(ctx, ns, "p"))
 		Expect(all).To(ContainElements("sleep infinity", "sleep 4242", ContainSubstring("pause")))
@@ -158,7 +160,7 @@ var _ = Describe("the node's namespaces", Label("pod"), func() {
 		Expect(commandsOf(processes(ctx, ns, "near"))).To(ContainElement(ContainSubstring("kubelet")))
 	}, SpecTimeout(limit))
 
-	It("hostIPC shares memory segments within the pod, not with the node", func(ctx SpecContext) {
+	It("hostIPC shares memory segments within the pod, not with the node", proof.Of("HOST-NAMESPACE-002"), func(ctx SpecContext) {
 		ns := bed.Namespace(ctx, "pod")
 		hostIPC := func(p *corev1.Pod) { p.Spec.HostIPC = true }
 		near := start(ctx, ns, "near", ordinary, hostIPC, whereKataIs(ctx))
@@ -174,7 +176,7 @@ var _ = Describe("the node's namespaces", Label("pod"), func() {
 
 	// Kata names no network namespace for such a pod, and a guest is in none of
 	// the node's. Here that leaves it without a network, and without an image.
-	It("hostNetwork does not put the guest into the node's network", func(ctx SpecContext) {
+	It("hostNetwork does not put the guest into the node's network", proof.Of("HOST-NAMESPACE-003"), func(ctx SpecContext) {
 		if !bed.Simulated {
 			Skip("what network a VM has that got no pod's is the platform's affair")
 		}

@@ -8,6 +8,8 @@ import (
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
 	corev1 "k8s.io/api/core/v1"
+
+	"github.com/coco-e2e/coco-e2e/framework/conformance/proof"
 )
 
 // server is a pod that runs what its image is for.
@@ -32,7 +34,7 @@ func get(ctx context.Context, url string) (string, error) {
 // The pods here run in that namespace. Behind a VM's own network nobody listens
 // there, and Kata has no other way: kata-containers issues 1693 and 10843.
 var _ = Describe("port-forward", Label("pod"), func() {
-	It("reaches a server in the pod", SpecTimeout(limit), func(ctx SpecContext) {
+	It("reaches a server in the pod", proof.Of("POD-PORTFORWARD-001"), SpecTimeout(limit), func(ctx SpecContext) {
 		if !bed.Simulated {
 			Skip("Kata cannot forward ports into a VM: https://github.com/kata-containers/kata-containers/issues/1693")
 		}

@@ -9,6 +9,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 
+	"github.com/coco-e2e/coco-e2e/framework/conformance/proof"
 	"github.com/coco-e2e/coco-e2e/framework/pod"
 )
 
@@ -54,7 +55,7 @@ func restarted(s corev1.ContainerStatus) bool { return s.RestartCount > 0 }
 func isRunning(s corev1.ContainerStatus) bool { return s.State.Running != nil && s.RestartCount == 0 }
 
 var _ = Describe("probes", Label("pod"), func() {
-	It("readiness comes and goes with the exec probe", SpecTimeout(limit), func(ctx SpecContext) {
+	It("readiness comes and goes with the exec probe", proof.Of("POD-PROBE-001"), SpecTimeout(limit), func(ctx SpecContext) {
 		ns := bed.Namespace(ctx, "probes")
 		bed.Create(ctx, bed.Pod(ns, "ready", func(p *corev1.Pod) {
 			p.Spec.Containers[0].ReadinessProbe = probe(command("grep", "-q", "yes", "/tmp/ready"))
@@ -68,7 +69,7 @@ var _ = Describe("probes", Label("pod"), func() {
 		Expect(s.RestartCount).To(BeZero(), "a container that is not ready is not restarted")
 	})
 
-	It("a container whose liveness probe fails is restarted", SpecTimeout(limit), func(ctx SpecContext) {
+	It("a container whose liveness probe fails is restarted", proof.Of("POD-PROBE-002"), SpecTimeout(limit), func(ctx SpecContext) {
 		ns := running(ctx, "alive", script("touch /tmp/alive; sleep infinity"), func(p *corev1.Pod) {
 			p.Spec.Containers[0].LivenessProbe = probe(command("test", "-e", "/tmp/alive"))
 		})
@@ -80,7 +81,7 @@ var _ = Describe("probes", Label("pod"), func() {
 		event(ctx, ns, "alive", "Killing: Container main failed liveness probe", "")
 	})
 
-	It("the startup probe holds back the others, and kills who never starts", SpecTimeout(limit), func(ctx SpecContext) {
+	It("the startup probe holds back the others, and kills who never starts", proof.Of("POD-PROBE-003"), SpecTimeout(limit), func(ctx SpecContext) {
 		ns := bed.Namespace(ctx, "probes")
 		patient := probe(command("test", "-e", "/tmp/started"))
 		patient.FailureThreshold = 100
@@ -103,7 +104,7 @@ var _ = Describe("probes", Label("pod"), func() {
 		event(ctx, ns, "never", "Unhealthy: Startup probe failed", "")
 	})
 
-	It("http and tcp probes reach the pod", SpecTimeout(limit), func(ctx SpecContext) {
+	It("http and tcp probes reach the pod", proof.Of("POD-PROBE-004"), SpecTimeout(limit), func(ctx SpecContext) {
 		ns := bed.Namespace(ctx, "probes")
 		for name, probes := range map[string][2]corev1.ProbeHandler{
 			"http":   {httpGet("/"), tcp(80)},
@@ -124,7 +125,7 @@ var _ = Describe("probes", Label("pod"), func() {
 		}
 	})
 
-	It("a probe that takes too long fails, and leaves no process behind", SpecTimeout(limit), func(ctx SpecContext) {
+	It("a probe that takes too long fails, and leaves no process behind", proof.Of("POD-PROBE-005"), SpecTimeout(limit), func(ctx SpecContext) {
 		ns := bed.Namespace(ctx, "probes")
 		bed.Create(ctx, bed.Pod(ns, "slow", func(p *corev1.Pod) {
 			c := &p.Spec.Containers[0]

@@ -11,6 +11,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/coco-e2e/coco-e2e/framework/conformance/proof"
 	"github.com/coco-e2e/coco-e2e/framework/suite"
 )
 
@@ -23,7 +24,7 @@ func resized(ctx context.Context, ns, name, cpu, memory string) {
 }
 
 var _ = Describe("resources", Label("pod"), func() {
-	It("limits can be changed while the container runs", func(ctx SpecContext) {
+	It("limits can be changed while the container runs", proof.Of("POD-RESOURCE-001"), func(ctx SpecContext) {
 		ns := bed.Namespace(ctx, "pod")
 		before := start(ctx, ns, "p", limits("250m", "96Mi"), modest)
 		const read = `if [ -e /sys/fs/cgroup/memory.max ]; then cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/cpu.max
@@ -42,7 +43,7 @@ var _ = Describe("resources", Label("pod"), func() {
 		Expect(after.Status.ContainerStatuses[0].RestartCount).To(BeZero())
 	}, SpecTimeout(limit))
 
-	It("who asked for nothing is killed first when memory is short", func(ctx SpecContext) {
+	It("who asked for nothing is killed first when memory is short", proof.Of("POD-RESOURCE-002"), func(ctx SpecContext) {
 		ns := bed.Namespace(ctx, "pod")
 		bed.Create(ctx, bed.Pod(ns, "besteffort"))
 		bed.Create(ctx, bed.Pod(ns, "burstable", modest))

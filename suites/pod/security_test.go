@@ -10,6 +10,7 @@ import (
 	. "github.com/onsi/gomega"
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/coco-e2e/coco-e2e/framework/conformance/proof"
 	"github.com/coco-e2e/coco-e2e/framework/suite"
 )
 
@@ -64,7 +65,7 @@ func capabilities(add, drop string) *corev1.Capabilities {
 }
 
 var _ = Describe("users and groups", Label("pod"), func() {
-	It("are the pod's, then the container's", func(ctx SpecContext) {
+	It("are the pod's, then the container's", proof.Of("POD-SECURITY-001"), func(ctx SpecContext) {
 		ns := running(ctx, "p", func(p *corev1.Pod) {
 			p.Spec.SecurityContext = &corev1.PodSecurityContext{
 				RunAsUser: ref[int64](1000), RunAsGroup: ref[int64](1001), FSGroup: ref[int64](2000), SupplementalGroups: []int64{3000},
@@ -86,7 +87,7 @@ var _ = Describe("users and groups", Label("pod"), func() {
 		Expect(first).To(And(HaveKeyWithValue("CapEff", none), HaveKeyWithValue("CapBnd", usual)))
 	}, SpecTimeout(limit))
 
-	It("a pod that must not be root's does not run an image that is", func(ctx SpecContext) {
+	It("a pod that must not be root's does not run an image that is", proof.Of("POD-SECURITY-002"), func(ctx SpecContext) {
 		ns := bed.Namespace(ctx, "pod")
 		bed.Create(ctx, bed.Pod(ns, "p", secured(corev1.SecurityContext{RunAsNonRoot: ref(true)})))
 		p := bed.WaitPod(ctx, ns, "p", "CreateContainerConfigError", func(p *corev1.Pod) (bool, error) {
@@ -102,7 +103,7 @@ var _ = Describe("users and groups", Label("pod"), func() {
 })
 
 var _ = Describe("capabilities", Label("pod"), func() {
-	It("are the usual ones, less what is dropped, and what is added", func(ctx SpecContext) {
+	It("are the usual ones, less what is dropped, and what is added", proof.Of("POD-SECURITY-003"), func(ctx SpecContext) {
 		ns := running(ctx, "p",
 			also("dropped", corev1.SecurityContext{Capabilities: capabilities("", "ALL")}),
 			also("one", corev1.SecurityContext{Capabilities: capabilities("NET_BIND_SERVICE", "ALL")}),
@@ -128,7 +129,7 @@ var _ = Describe("capabilities", Label("pod"), func() {
 		shell(ctx, ns, "p", "chown 1:1 /etc/nginx")
 	}, SpecTimeout(limit))
 
-	It("a privileged container has more of them, and nothing hidden, in its guest", func(ctx SpecContext) {
+	It("a privileged container has more of them, and nothing hidden, in its guest", proof.Of("POD-SECURITY-004"), func(ctx SpecContext) {
 		ns := running(ctx, "p", secured(corev1.SecurityContext{Privileged: ref(true)}), also("ordinary", corev1.SecurityContext{}))
 		has := func(container string) uint64 {
 			mask, err := strconv.ParseUint(status(ctx, ns, "p", container, "1")["CapEff"], 16, 64)
@@ -166,7 +167,7 @@ var _ = Describe("capabilities", Label("pod"), func() {
 })
 
 var _ = Describe("restrictions", Label("pod"), func() {
-	It("a read-only root is read-only, and volumes are not", func(ctx SpecContext) {
+	It("a read-only root is read-only, and volumes are not", proof.Of("POD-SECURITY-005"), func(ctx SpecContext) {
 		ns := running(ctx, "p", secured(corev1.SecurityContext{ReadOnlyRootFilesystem: ref(true)}), also("ordinary", corev1.SecurityContext{}),
 			mounted("/tmp", emptyDirOf("", "")))
 		for _, path := range []string{"/file", "/etc/nginx/file", "/etc/resolv.conf", "/etc/hostname"} {
@@ -180,14 +181,14 @@ var _ = Describe("restrictions", Label("pod"), func() {
 	}, SpecTimeout(limit))
 
 	// The ExecProcess that Kata's shim sends never carries no_new_privileges.
-	It("no new privileges for the container, but for exec sessions as ever", func(ctx SpecContext) {
+	It("no new privileges for the container, but for exec sessions as ever", proof.Of("POD-SECURITY-006"), func(ctx SpecContext) {
 		ns := running(ctx, "p", secured(corev1.SecurityContext{AllowPrivilegeEscalation: ref(false)}), also("ordinary", corev1.SecurityContext{}))
 		Expect(status(ctx, ns, "p", suite.Container, "1")).To(HaveKeyWithValue("NoNewPrivs", "1"))
 		Expect(status(ctx, ns, "p", "ordinary", "1")).To(HaveKeyWithValue("NoNewPrivs", "0"))
 		Expect(status(ctx, ns, "p", suite.Container, "self")).To(HaveKeyWithValue("NoNewPrivs", "0"))
 	}, SpecTimeout(limit))
 
-	It("sensitive files of /proc and /sys are masked or read-only", func(ctx SpecContext) {
+	It("sensitive files of /proc and /sys are masked or read-only", proof.Of("POD-SECURITY-007"), func(ctx SpecContext) {
 		ns := running(ctx, "p")
 		mounts := shell(ctx, ns, "p", "cat /proc/mounts")
 		for _, path := range []string{"/proc/keys", "/proc/timer_list"} {
@@ -203,7 +204,7 @@ var _ = Describe("restrictions", Label("pod"), func() {
 		Expect(mounts).NotTo(MatchRegexp(`(?m)^\S+ /sys/fs/cgroup\S* cgroup2? rw,`))
 	}, SpecTimeout(limit))
 
-	It("safe sysctls are the pod's own", func(ctx SpecContext) {
+	It("safe sysctls are the pod's own", proof.Of("POD-SECURITY-008"), func(ctx SpecContext) {
 		ns := bed.Namespace(ctx, "pod")
 		bed.Create(ctx, bed.Pod(ns, "plain"))
 		start(ctx, ns, "p", sysctls("kernel.shm_rmid_forced", "1", "net.ipv4.ip_unprivileged_port_start", "80", "net.ipv4.tcp_syncookies", "0"),

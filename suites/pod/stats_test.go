@@ -7,6 +7,8 @@ import (
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
+
+	"github.com/coco-e2e/coco-e2e/framework/conformance/proof"
 )
 
 // summary is what of the kubelet's stats summary matters here.
@@ -53,7 +55,7 @@ func statsOf(ctx context.Context, node, ns, name string) (map[string]containerSt
 }
 
 var _ = Describe("statistics", Label("pod"), func() {
-	It("the kubelet's summary has what each container uses in its guest", SpecTimeout(limit), func(ctx SpecContext) {
+	It("the kubelet's summary has what each container uses in its guest", proof.Of("POD-STATS-001"), SpecTimeout(limit), func(ctx SpecContext) {
 		// One computes, the other holds memory.
 		ns := running(ctx, "stats", script("while :; do :; done"), limits("500m", "128Mi"), second("holder", "x=$(head -c 40000000 /dev/zero | tr '\\0' x); sleep infinity"))
 		node := bed.Ready(ctx, ns, "stats").Spec.NodeName

@@ -8,6 +8,7 @@ import (
 	. "github.com/onsi/gomega"
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/coco-e2e/coco-e2e/framework/conformance/proof"
 	"github.com/coco-e2e/coco-e2e/framework/suite"
 )
 
@@ -16,7 +17,7 @@ import (
 // because a user should know, and because it must not change unnoticed.
 var _ = Describe("what Kata with guest pull does not support", Label("pod"), func() {
 	// The storage that Kata's shim sends for an emptyDir carries no size.
-	It("a size limit of an emptyDir is ignored in the guest", func(ctx SpecContext) {
+	It("a size limit of an emptyDir is ignored in the guest", proof.Of("POD-LIMITATION-001"), func(ctx SpecContext) {
 		ns := bed.Namespace(ctx, "pod")
 		const fill = "head -c 3000000 /dev/zero > /memory/file"
 		small := mounted("/memory", emptyDirOf(corev1.StorageMediumMemory, "1Mi"))
@@ -30,7 +31,7 @@ var _ = Describe("what Kata with guest pull does not support", Label("pod"), fun
 	}, SpecTimeout(limit))
 
 	// With disable_guest_seccomp Kata's shim sends no seccomp profile.
-	It("seccomp profiles are not applied", func(ctx SpecContext) {
+	It("seccomp profiles are not applied", proof.Of("POD-LIMITATION-002"), func(ctx SpecContext) {
 		ns := bed.Namespace(ctx, "pod")
 		profile := secured(corev1.SecurityContext{SeccompProfile: &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault}})
 		bed.Create(ctx, bed.Pod(ns, "near", ordinary, profile))
@@ -46,7 +47,7 @@ var _ = Describe("what Kata with guest pull does not support", Label("pod"), fun
 	}, SpecTimeout(limit))
 
 	// There is nothing to propagate to: the guest has a copy.
-	It("a bidirectional mount does not reach the node", func(ctx SpecContext) {
+	It("a bidirectional mount does not reach the node", proof.Of("POD-LIMITATION-003"), func(ctx SpecContext) {
 		ns := bed.Namespace(ctx, "pod")
 		both := corev1.MountPropagationBidirectional
 		dir, writer := onNode(ctx, ns, "writer")
@@ -56,7 +57,7 @@ var _ = Describe("what Kata with guest pull does not support", Label("pod"), fun
 		Expect(shell(ctx, ns, "writer", "ls -A /node")).To(BeEmpty())
 	}, SpecTimeout(limit))
 
-	It("user namespaces are refused: the runtime does not know them", func(ctx SpecContext) {
+	It("user namespaces are refused: the runtime does not know them", proof.Of("POD-LIMITATION-004"), func(ctx SpecContext) {
 		ns := bed.Namespace(ctx, "pod")
 		bed.Create(ctx, bed.Pod(ns, "p", func(p *corev1.Pod) { p.Spec.HostUsers = ref(false) }))
 		Expect(reported(ctx, ns, "p", "FailedCreatePodSandBox")).To(ContainSubstring("does not support user namespaces"))
@@ -66,7 +67,7 @@ var _ = Describe("what Kata with guest pull does not support", Label("pod"), fun
 		start(ctx, ns, "q", func(p *corev1.Pod) { p.Spec.HostUsers = ref(true) })
 	}, SpecTimeout(limit))
 
-	It("recursively read-only mounts are refused: the runtime does not know them", func(ctx SpecContext) {
+	It("recursively read-only mounts are refused: the runtime does not know them", proof.Of("POD-LIMITATION-005"), func(ctx SpecContext) {
 		ns := bed.Namespace(ctx, "pod")
 		mode := func(m corev1.RecursiveReadOnlyMode) func(*corev1.Pod) {
 			return mounted("/dir", emptyDirOf("", ""), func(v *corev1.VolumeMount) { v.ReadOnly, v.RecursiveReadOnly = true, &m })
@@ -83,7 +84,7 @@ var _ = Describe("what Kata with guest pull does not support", Label("pod"), fun
 	// Only containers' images are pulled in the guest. This one the node pulls,
 	// and its files are copied as any directory of the node's: nothing that the
 	// guest trusts has looked at them.
-	It("an image for a volume comes from the node, not from the registry", func(ctx SpecContext) {
+	It("an image for a volume comes from the node, not from the registry", proof.Of("POD-LIMITATION-006"), func(ctx SpecContext) {
 		ns := bed.Namespace(ctx, "pod")
 		const page = "usr/share/nginx/html"
 		start(ctx, ns, "p", mounted("/image", corev1.VolumeSource{Image: &corev1.ImageVolumeSource{Reference: bed.Nginx}},

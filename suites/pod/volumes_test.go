@@ -14,6 +14,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/coco-e2e/coco-e2e/framework/conformance/proof"
 	"github.com/coco-e2e/coco-e2e/framework/suite"
 )
 
@@ -128,7 +129,7 @@ func becomesAfter(ctx context.Context, each func(), ns, name, command, text stri
 }
 
 var _ = Describe("volumes that the kubelet writes", Label("pod"), func() {
-	It("a ConfigMap's files have their contents and modes, and cannot be changed", func(ctx SpecContext) {
+	It("a ConfigMap's files have their contents and modes, and cannot be changed", proof.Of("POD-VOLUME-001"), func(ctx SpecContext) {
 		ns := bed.Namespace(ctx, "pod")
 		blob := random(3000)
 		configMap(ctx, ns, "settings", map[string]string{"plain": "value\n", "private": "mine\n", "empty": ""}, map[string][]byte{"blob": blob})
@@ -156,7 +157,7 @@ var _ = Describe("volumes that the kubelet writes", Label("pod"), func() {
 		Expect(shell(ctx, ns, "p", "cat /all/plain")).To(Equal("value\n"))
 	}, SpecTimeout(limit))
 
-	It("a ConfigMap as large as Kubernetes allows arrives whole", func(ctx SpecContext) {
+	It("a ConfigMap as large as Kubernetes allows arrives whole", proof.Of("POD-VOLUME-002"), func(ctx SpecContext) {
 		ns := bed.Namespace(ctx, "pod")
 		large := random(corev1.MaxSecretSize) // the ConfigMap's limit too: one full chunk
 		configMap(ctx, ns, "large", nil, map[string][]byte{"blob": large})
@@ -165,7 +166,7 @@ var _ = Describe("volumes that the kubelet writes", Label("pod"), func() {
 		Expect(digest(ctx, ns, "p", "/large/blob")).To(Equal(sum(large)))
 	}, SpecTimeout(limit))
 
-	It("a Secret is for the pod's group only", func(ctx SpecContext) {
+	It("a Secret is for the pod's group only", proof.Of("POD-VOLUME-003"), func(ctx SpecContext) {
 		ns := bed.Namespace(ctx, "pod")
 		key := random(64)
 		secret(ctx, ns, "key", map[string][]byte{"key": key})
@@ -189,7 +190,7 @@ var _ = Describe("volumes that the kubelet writes", Label("pod"), func() {
 		Expect(r.ExitCode).NotTo(BeZero())
 	}, SpecTimeout(limit))
 
-	It("another user of another group cannot read a Secret of mode 0400; root can", func(ctx SpecContext) {
+	It("another user of another group cannot read a Secret of mode 0400; root can", proof.Of("POD-VOLUME-004"), func(ctx SpecContext) {
 		ns := bed.Namespace(ctx, "pod")
 		secret(ctx, ns, "key", map[string][]byte{"key": []byte("k")})
 		start(ctx, ns, "p", mounted("/secret", fromSecret("key", ref[int32](0o400))), func(p *corev1.Pod) {
@@ -204,7 +205,7 @@ var _ = Describe("volumes that the kubelet writes", Label("pod"), func() {
 		Expect(r.Stdout).To(Equal("400 0:0 1\n"))
 	}, SpecTimeout(limit))
 
-	It("one projected volume holds a token, a ConfigMap's file and the pod's own data", func(ctx SpecContext) {
+	It("one projected volume holds a token, a ConfigMap's file and the pod's own data", proof.Of("POD-VOLUME-005"), func(ctx SpecContext) {
 		ns := bed.Namespace(ctx, "pod")
 		configMap(ctx, ns, "settings", map[string]string{"a": "one"}, nil)
 		p := start(ctx, ns, "p", labelled("tier", "front"), mounted("/all", corev1.VolumeSource{Projected: &corev1.ProjectedVolumeSource{
@@ -235,7 +236,7 @@ var _ = Describe("volumes that the kubelet writes", Label("pod"), func() {
 		Expect(status("/var/run/secrets/kubernetes.io/serviceaccount/token")).To(Equal("403"))
 	}, SpecTimeout(limit))
 
-	It("a change of a ConfigMap or a Secret reaches the running container, but no subPath", func(ctx SpecContext) {
+	It("a change of a ConfigMap or a Secret reaches the running container, but no subPath", proof.Of("POD-VOLUME-006"), func(ctx SpecContext) {
 		ns := bed.Namespace(ctx, "pod")
 		configMap(ctx, ns, "settings", map[string]string{"changed": "old", "dropped": "x"}, nil)
 		secret(ctx, ns, "key", map[string][]byte{"key": []byte("first")})
@@ -266,7 +267,7 @@ var _ = Describe("volumes that the kubelet writes", Label("pod"), func() {
 		Expect(now.Status.ContainerStatuses[0].ContainerID).To(Equal(p.Status.ContainerStatuses[0].ContainerID))
 	}, SpecTimeout(limit))
 
-	It("downward volumes follow the pod's labels and annotations", func(ctx SpecContext) {
+	It("downward volumes follow the pod's labels and annotations", proof.Of("POD-VOLUME-007"), func(ctx SpecContext) {
 		ns := bed.Namespace(ctx, "pod")
 		start(ctx, ns, "p", labelled("tier", "front"), limits("1500m", "64Mi"), modest, mounted("/pod", corev1.VolumeSource{DownwardAPI: &corev1.DownwardAPIVolumeSource{
 			Items: []corev1.DownwardAPIVolumeFile{
@@ -321,7 +322,7 @@ func fileSystem(ctx context.Context, ns, name, path string) string {
 }
 
 var _ = Describe("emptyDir", Label("pod"), func() {
-	It("containers share it, on disk and in memory", func(ctx SpecContext) {
+	It("containers share it, on disk and in memory", proof.Of("POD-VOLUME-008"), func(ctx SpecContext) {
 		ns := running(ctx, "p",
 			second("other", "until [ -e /disk/hello ]; do sleep 0.1; done; cat /disk/hello > /memory/answer; sleep infinity"),
 			mounted("/disk", emptyDirOf("", "")), mounted("/memory", emptyDirOf(corev1.StorageMediumMemory, "")))
@@ -332,7 +333,7 @@ var _ = Describe("emptyDir", Label("pod"), func() {
 		becomes(ctx, ns, "p", "cat /memory/answer", "hello\n")
 	}, SpecTimeout(limit))
 
-	It("belongs to fsGroup, and what is made in it too", func(ctx SpecContext) {
+	It("belongs to fsGroup, and what is made in it too", proof.Of("POD-VOLUME-009"), func(ctx SpecContext) {
 		ns := running(ctx, "p", mounted("/disk", emptyDirOf("", "")), mounted("/memory", emptyDirOf(corev1.StorageMediumMemory, "")), func(p *corev1.Pod) {
 			p.Spec.SecurityContext = &corev1.PodSecurityContext{RunAsUser: ref[int64](1000), RunAsGroup: ref[int64](1001), FSGroup: ref[int64](2000)}
 		})
@@ -342,7 +343,7 @@ var _ = Describe("emptyDir", Label("pod"), func() {
 		}
 	}, SpecTimeout(limit))
 
-	It("outlives a container, and not the pod", func(ctx SpecContext) {
+	It("outlives a container, and not the pod", proof.Of("POD-VOLUME-010"), func(ctx SpecContext) {
 		ns := bed.Namespace(ctx, "pod")
 		bed.Create(ctx, bed.Pod(ns, "p", mounted("/disk", emptyDirOf("", "")),
 			script("[ -e /disk/found ] || { touch /disk/found /tmp/lost; exit 0; }; sleep infinity")))

@@ -19,6 +19,7 @@ import (
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
 
+	"github.com/coco-e2e/coco-e2e/framework/conformance/proof"
 	"github.com/coco-e2e/coco-e2e/framework/evidence"
 	"github.com/coco-e2e/coco-e2e/framework/suite"
 	"github.com/coco-e2e/coco-e2e/framework/testbed"
@@ -158,7 +159,7 @@ func rsaPublic(response *tpm2.ReadPublicResponse) (string, error) {
 }
 
 var _ = Describe("a TPM that is nobody's guest", suite.OneKBS, Label("tee:tpm"), func() {
-	It("attests whatever its owner wants, and is found out by its key alone", SpecTimeout(limit), func(ctx SpecContext) {
+	It("attests whatever its owner wants, and is found out by its key alone", proof.Of("ATTEST-KEY-001"), SpecTimeout(limit), func(ctx SpecContext) {
 		s := newSubject(ctx, bed.NewKBS(ctx, testbed.KBSOptions{}))
 		attacker := newOwnTPM()
 		sum := sha256.Sum256(s.raw)
@@ -176,7 +177,7 @@ var _ = Describe("a TPM that is nobody's guest", suite.OneKBS, Label("tee:tpm"),
 		s.control(ctx)
 	})
 
-	It("cannot pass off another register as PCR 8", SpecTimeout(limit), func(ctx SpecContext) {
+	It("cannot pass off another register as PCR 8", proof.Of("ATTEST-PCR-001"), SpecTimeout(limit), func(ctx SpecContext) {
 		s := newSubject(ctx, bed.KBS(ctx))
 		sum := sha256.Sum256(s.raw)
 		// PCR 23 is anybody's to reset; in a quote of PCR 0 to 7 and 23 its value stands where PCR 8's belongs.

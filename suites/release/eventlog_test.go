@@ -12,6 +12,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/coco-e2e/coco-e2e/framework/cluster/simulation"
+	"github.com/coco-e2e/coco-e2e/framework/conformance/proof"
 	"github.com/coco-e2e/coco-e2e/framework/evidence"
 	"github.com/coco-e2e/coco-e2e/framework/leak"
 	"github.com/coco-e2e/coco-e2e/framework/measure"
@@ -58,7 +59,7 @@ func without(log *measure.EventLog, number int) *measure.EventLog {
 }
 
 var _ = Describe("the log of what was asked of the agent", suite.OneKBS, Label("event-log"), func() {
-	It("leads to the quoted register, and no other log does", SpecTimeout(limit), func(ctx SpecContext) {
+	It("leads to the quoted register, and no other log does", proof.Of("ATTEST-EVENTLOG-001"), SpecTimeout(limit), func(ctx SpecContext) {
 		class := measuredClass(evidence.KindTPM)
 		if bed.NodeLogs == "" {
 			Skip("the log cannot be read on this platform, and a TPM's evidence does not carry it")
@@ -115,7 +116,7 @@ var _ = Describe("the log of what was asked of the agent", suite.OneKBS, Label("
 		Expect(err).To(MatchError(evidence.ErrEventLog))
 	})
 
-	It("can decide: a pod that somebody entered gets no secret any more", SpecTimeout(limit), func(ctx SpecContext) {
+	It("can decide: a pod that somebody entered gets no secret any more", proof.Of("ATTEST-EVENTLOG-002"), SpecTimeout(limit), func(ctx SpecContext) {
 		class := measuredClass(evidence.KindTDX)
 		knowsRoots(evidence.KindTDX)
 		// Not the process's: the pod goes on asking until it is gone, which would be counted in the next spec.
@@ -169,7 +170,7 @@ done`
 		Expect(all[slices.Index(all, "401"):]).To(HaveEach("401"), "and it stays denied")
 	})
 
-	It("cannot be written into the register of the init-data without ruining it", SpecTimeout(limit), func(ctx SpecContext) {
+	It("cannot be written into the register of the init-data without ruining it", proof.Of("ATTEST-EVENTLOG-003"), SpecTimeout(limit), func(ctx SpecContext) {
 		k, ns := bed.KBS(ctx), bed.Namespace(ctx, "release")
 		Expect(k.SetResourcePolicy(ctx, allowAll)).To(Succeed())
 		path, secret := "release/"+ns+"/secret", leak.Secret()
@@ -202,7 +203,7 @@ done`
 		releases(ctx, k, right, text(pods["right"]), path, secret)
 	})
 
-	It("is not kept where nobody asked for it", SpecTimeout(limit), func(ctx SpecContext) {
+	It("is not kept where nobody asked for it", proof.Of("ATTEST-EVENTLOG-004"), SpecTimeout(limit), func(ctx SpecContext) {
 		s := newSubject(ctx, bed.KBS(ctx))
 		r, err := bed.Pods.Exec(ctx, s.ns, s.name, suite.Container, "curl", "-s", "-X", "POST", "-d", `{"domain":"a","operation":"b","content":"c"}`, rest+"/aa/aael")
 		Expect(pod.Classify(r, err)).To(pod.BeAllowed())

@@ -13,6 +13,7 @@ import (
 	. "github.com/onsi/gomega"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/coco-e2e/coco-e2e/framework/conformance/proof"
 	"github.com/coco-e2e/coco-e2e/framework/kbs"
 	"github.com/coco-e2e/coco-e2e/framework/leak"
 	"github.com/coco-e2e/coco-e2e/framework/suite"
@@ -71,7 +72,7 @@ func newKey() *ecdsa.PrivateKey {
 }
 
 var _ = Describe("tokens", suite.OneKBS, Label("token"), func() {
-	It("that somebody else signed are refused", SpecTimeout(limit), func(ctx SpecContext) {
+	It("that somebody else signed are refused", proof.Of("RELEASE-TOKEN-001"), SpecTimeout(limit), func(ctx SpecContext) {
 		k := bed.NewKBS(ctx, testbed.KBSOptions{TrustedTokens: true})
 		s := newSubject(ctx, k)
 		token, key := attested(ctx, k, s, text(s.raw))
@@ -99,7 +100,7 @@ var _ = Describe("tokens", suite.OneKBS, Label("token"), func() {
 		Expect(fingerprint(content)).To(Equal(fingerprint(s.secret)))
 	})
 
-	It("that bring their own key count where the KBS is told so, and nowhere else", SpecTimeout(limit), func(ctx SpecContext) {
+	It("that bring their own key count where the KBS is told so, and nowhere else", proof.Of("RELEASE-TOKEN-002"), SpecTimeout(limit), func(ctx SpecContext) {
 		s := newSubject(ctx, bed.KBS(ctx))
 		token, key := attested(ctx, s.k, s, text(s.raw))
 		claims, err := kbs.ParseToken(token, kbs.VerifyOptions{})
@@ -114,7 +115,7 @@ var _ = Describe("tokens", suite.OneKBS, Label("token"), func() {
 		refused(err, kbs.TypeTokenVerifierError)
 	})
 
-	It("that have expired are refused", SpecTimeout(limit), func(ctx SpecContext) {
+	It("that have expired are refused", proof.Of("RELEASE-TOKEN-003"), SpecTimeout(limit), func(ctx SpecContext) {
 		k := bed.NewKBS(ctx, testbed.KBSOptions{TokenMinutes: -2})
 		s := newSubject(ctx, k)
 		token, key := attested(ctx, k, s, text(s.raw))
@@ -127,7 +128,7 @@ var _ = Describe("tokens", suite.OneKBS, Label("token"), func() {
 		fresh.control(ctx)
 	})
 
-	It("without the TEE's key are refused", SpecTimeout(limit), func(ctx SpecContext) {
+	It("without the TEE's key are refused", proof.Of("RELEASE-TOKEN-004"), SpecTimeout(limit), func(ctx SpecContext) {
 		s := newSubject(ctx, bed.KBS(ctx))
 		token, key := attested(ctx, s.k, s, text(s.raw))
 		claims, err := kbs.ParseToken(token, kbs.VerifyOptions{})
@@ -140,7 +141,7 @@ var _ = Describe("tokens", suite.OneKBS, Label("token"), func() {
 })
 
 var _ = Describe("resources", suite.OneKBS, Label("resource"), func() {
-	It("are released by path", SpecTimeout(limit), func(ctx SpecContext) {
+	It("are released by path", proof.Of("RELEASE-PATH-001"), SpecTimeout(limit), func(ctx SpecContext) {
 		s := newSubject(ctx, bed.KBS(ctx))
 		Expect(s.k.SetResourcePolicy(ctx, `package policy
 import rego.v1
@@ -155,7 +156,7 @@ allow if data["resource-path"] == ["release", "`+s.ns+`", "secret"]
 		deniesResource(ctx, s.k, s, text(s.raw), "release/"+s.ns+"/absent")
 	})
 
-	It("that do not exist are an error, and no denial", SpecTimeout(limit), func(ctx SpecContext) {
+	It("that do not exist are an error, and no denial", proof.Of("RELEASE-ABSENT-001"), SpecTimeout(limit), func(ctx SpecContext) {
 		s := newSubject(ctx, bed.KBS(ctx))
 		absent := "release/" + s.ns + "/absent"
 		token, key := attested(ctx, s.k, s, text(s.raw))
@@ -175,7 +176,7 @@ allow if data["resource-path"] == ["release", "`+s.ns+`", "secret"]
 		Expect(kbs.Classify(err)).To(HaveField("Kind", kbs.Inconclusive), "%v", err)
 	})
 
-	It("are released to a session that has attested, by its cookie", SpecTimeout(limit), func(ctx SpecContext) {
+	It("are released to a session that has attested, by its cookie", proof.Of("RELEASE-SESSION-001"), SpecTimeout(limit), func(ctx SpecContext) {
 		s := newSubject(ctx, bed.KBS(ctx))
 		held := session(s.k)
 		_, err := held.Attest(ctx, s, text(s.raw))
@@ -185,7 +186,7 @@ allow if data["resource-path"] == ["release", "`+s.ns+`", "secret"]
 		Expect(fingerprint(string(got))).To(Equal(fingerprint(s.secret)))
 	})
 
-	It("are released for keys of all kinds", SpecTimeout(limit), func(ctx SpecContext) {
+	It("are released for keys of all kinds", proof.Of("RELEASE-KEY-002"), SpecTimeout(limit), func(ctx SpecContext) {
 		s := newSubject(ctx, bed.KBS(ctx))
 		for _, kind := range []kbs.KeyAlgorithm{kbs.ECP256, kbs.ECP521, kbs.RSAOAEP} {
 			By(string(kind))
@@ -200,7 +201,7 @@ allow if data["resource-path"] == ["release", "`+s.ns+`", "secret"]
 		}
 	})
 
-	DescribeTable("reach a guest whose aa.toml asks for a key of kind", func(ctx context.Context, kind string) {
+	DescribeTable("reach a guest whose aa.toml asks for a key of kind", proof.Of("RELEASE-KEY-002"), func(ctx context.Context, kind string) {
 		s := newSubject(ctx, bed.KBS(ctx), "tee_key_algorithm = '"+kind+"'\n")
 		status, content := s.resource(ctx, s.path)
 		Expect(status).To(Equal("200"))
@@ -213,7 +214,7 @@ allow if data["resource-path"] == ["release", "`+s.ns+`", "secret"]
 })
 
 var _ = Describe("policies", suite.OneKBS, Label("policy"), func() {
-	It("without a rule allow deny", SpecTimeout(limit), func(ctx SpecContext) {
+	It("without a rule allow deny", proof.Of("RELEASE-POLICY-001"), SpecTimeout(limit), func(ctx SpecContext) {
 		s := newSubject(ctx, bed.KBS(ctx))
 		for name, policy := range map[string]string{
 			"no rule": "package policy\n", "another package": "package other\ndefault allow := true\n", "no boolean": "package policy\nallow := \"yes\"\n",
@@ -226,13 +227,13 @@ var _ = Describe("policies", suite.OneKBS, Label("policy"), func() {
 		s.control(ctx)
 	})
 
-	It("that are no Rego are not taken, and the old one stays", SpecTimeout(limit), func(ctx SpecContext) {
+	It("that are no Rego are not taken, and the old one stays", proof.Of("RELEASE-POLICY-002"), SpecTimeout(limit), func(ctx SpecContext) {
 		s := newSubject(ctx, bed.KBS(ctx))
 		Expect(s.k.SetResourcePolicy(ctx, "package policy\nallow if {")).NotTo(Succeed())
 		s.control(ctx)
 	})
 
-	It("that miss a reference value do not affirm", SpecTimeout(limit), func(ctx SpecContext) {
+	It("that miss a reference value do not affirm", proof.Of("RELEASE-POLICY-003"), SpecTimeout(limit), func(ctx SpecContext) {
 		s := newSubject(ctx, bed.NewKBS(ctx, testbed.KBSOptions{}))
 		Expect(s.k.SetAttestationPolicy(ctx, "default_cpu", `package policy
 import rego.v1
@@ -251,7 +252,7 @@ trust_claims := {"executables": executables, "hardware": 2}
 })
 
 var _ = Describe("the KBS", suite.OneKBS, Label("kbs"), func() {
-	It("that is down refuses nothing: that is inconclusive", SpecTimeout(limit), func(ctx SpecContext) {
+	It("that is down refuses nothing: that is inconclusive", proof.Of("RELEASE-KBS-001"), SpecTimeout(limit), func(ctx SpecContext) {
 		s := newSubject(ctx, bed.NewKBS(ctx, testbed.KBSOptions{}))
 		s.control(ctx)
 		token, key := attested(ctx, s.k, s, text(s.raw))
@@ -268,7 +269,7 @@ var _ = Describe("the KBS", suite.OneKBS, Label("kbs"), func() {
 		Expect(kbs.Classify(err)).To(HaveField("Kind", kbs.Inconclusive), "%v", err)
 	})
 
-	It("is believed by its certificate only", SpecTimeout(limit), func(ctx SpecContext) {
+	It("is believed by its certificate only", proof.Of("RELEASE-KBS-002"), SpecTimeout(limit), func(ctx SpecContext) {
 		k := bed.NewKBS(ctx, testbed.KBSOptions{TLS: true})
 		s := newSubject(ctx, k)
 		s.control(ctx)
@@ -294,7 +295,7 @@ var _ = Describe("the KBS", suite.OneKBS, Label("kbs"), func() {
 		Expect(kbs.Classify(err)).To(HaveField("Kind", kbs.Inconclusive), "%v", err)
 	})
 
-	It("of the init-data is the one that a pod talks to", SpecTimeout(limit), func(ctx SpecContext) {
+	It("of the init-data is the one that a pod talks to", proof.Of("RELEASE-KBS-003"), SpecTimeout(limit), func(ctx SpecContext) {
 		one, other := bed.KBS(ctx), bed.NewKBS(ctx, testbed.KBSOptions{})
 		s := newSubject(ctx, other)
 		before, here := one.Count(ctx), other.Count(ctx)
@@ -305,7 +306,7 @@ var _ = Describe("the KBS", suite.OneKBS, Label("kbs"), func() {
 		here.Grew(ctx, map[string]int{suite.AttestationSuccesses: 1, suite.PolicyApprovals: 1})
 	})
 
-	It("is administered by administrators only", SpecTimeout(limit), func(ctx SpecContext) {
+	It("is administered by administrators only", proof.Of("RELEASE-ADMIN-001"), SpecTimeout(limit), func(ctx SpecContext) {
 		s := newSubject(ctx, bed.KBS(ctx))
 		clients := map[string]*kbs.Client{}
 		for name, token := range map[string]string{

@@ -10,6 +10,7 @@ import (
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
 
+	"github.com/coco-e2e/coco-e2e/framework/conformance/proof"
 	"github.com/coco-e2e/coco-e2e/framework/evidence"
 	"github.com/coco-e2e/coco-e2e/framework/kbs"
 	"github.com/coco-e2e/coco-e2e/framework/leak"
@@ -93,7 +94,14 @@ var _ = Describe("release", suite.OneKBS, func() {
 				releases(ctx, k, right, text(raw), path, secret)
 			}
 
-			It("with the right init-data: released, over the wire and inside the pod, and the claim is the expected register", func(ctx SpecContext) {
+			// Evidence that anybody can write has no spec of what is bound to it: see
+			// what the default policy makes of such evidence.
+			itBound := It
+			if b.unbound {
+				itBound = func(string, ...any) bool { return false }
+			}
+
+			It("with the right init-data: released, over the wire and inside the pod, and the claim is the expected register", proof.Of("ATTEST-BINDING-001", "ATTEST-BINDING-002", "ATTEST-BINDING-003", "RELEASE-RIGHT-001"), func(ctx SpecContext) {
 				control(ctx)
 				token, _ := attested(ctx, k, right, text(raw))
 				Expect(appraisal(token).InitData()).To(Equal(register))
@@ -103,23 +111,17 @@ var _ = Describe("release", suite.OneKBS, func() {
 				Expect(fingerprint(content)).To(Equal(fingerprint(secret)), "the guest got something else than the secret")
 			}, SpecTimeout(limit))
 
-			It("with one byte of the init-data changed on the way: attestation refused", func(ctx SpecContext) {
-				if b.unbound {
-					Skip("nothing binds init-data to evidence of this kind; see what the default policy makes of it")
-				}
+			itBound("with one byte of the init-data changed on the way: attestation refused", proof.Of("ATTEST-INITDATA-001"), func(ctx SpecContext) {
 				refusesEvidence(ctx, k, right, text(oneByteChanged(raw)))
 				control(ctx)
 			}, SpecTimeout(limit))
 
-			It("with another honest init-data: attestation refused", func(ctx SpecContext) {
-				if b.unbound {
-					Skip("nothing binds init-data to evidence of this kind; see what the default policy makes of it")
-				}
+			itBound("with another honest init-data: attestation refused", proof.Of("ATTEST-INITDATA-002"), func(ctx SpecContext) {
 				refusesEvidence(ctx, k, right, text(other))
 				control(ctx)
 			}, SpecTimeout(limit))
 
-			It("with none presented: released where the register is asked for, denied where the document is", func(ctx SpecContext) {
+			It("with none presented: released where the register is asked for, denied where the document is", proof.Of("ATTEST-INITDATA-003"), func(ctx SpecContext) {
 				token, _ := attested(ctx, k, right, nil)
 				Expect(appraisal(token).InitDataClaims()).To(BeEmpty())
 				if !b.unbound {
@@ -131,10 +133,7 @@ var _ = Describe("release", suite.OneKBS, func() {
 				control(ctx)
 			}, SpecTimeout(limit))
 
-			It("with the same files under another algorithm: attestation refused", func(ctx SpecContext) {
-				if b.unbound {
-					Skip("nothing binds init-data to evidence of this kind; see what the default policy makes of it")
-				}
+			itBound("with the same files under another algorithm: attestation refused", proof.Of("ATTEST-INITDATA-004"), func(ctx SpecContext) {
 				for _, algorithm := range []string{"sha384", "sha512"} {
 					By(algorithm)
 					refusesEvidence(ctx, k, right, text(document(algorithm, k.URL, b.tee)))
@@ -142,7 +141,7 @@ var _ = Describe("release", suite.OneKBS, func() {
 				control(ctx)
 			}, SpecTimeout(limit))
 
-			It("with an algorithm that nobody knows: attestation refused", func(ctx SpecContext) {
+			It("with an algorithm that nobody knows: attestation refused", proof.Of("ATTEST-INITDATA-005"), func(ctx SpecContext) {
 				for _, wrong := range []string{"sha-256", "md5"} {
 					By(wrong)
 					refusesEvidence(ctx, k, right, text(renamedAlgorithm(raw, wrong)))
@@ -150,10 +149,7 @@ var _ = Describe("release", suite.OneKBS, func() {
 				control(ctx)
 			}, SpecTimeout(limit))
 
-			It("to a pod with one byte changed: denied by the policy, over the wire and inside the pod", func(ctx SpecContext) {
-				if b.unbound {
-					Skip("nothing binds init-data to evidence of this kind; see what the default policy makes of it")
-				}
+			itBound("to a pod with one byte changed: denied by the policy, over the wire and inside the pod", proof.Of("RELEASE-WRONG-001"), func(ctx SpecContext) {
 				deniesResource(ctx, k, changed, text(oneByteChanged(raw)), path)
 				status, content := changed.resource(ctx, path)
 				Expect(status).To(Equal("500"))
@@ -163,7 +159,7 @@ var _ = Describe("release", suite.OneKBS, func() {
 				control(ctx)
 			}, SpecTimeout(limit))
 
-			It("under Trustee's default resource policy: any TEE but sample", func(ctx SpecContext) {
+			It("under Trustee's default resource policy: any TEE but sample", proof.Of("ATTEST-SAMPLE-001"), func(ctx SpecContext) {
 				Expect(k.SetResourcePolicy(ctx, notSample)).To(Succeed())
 				if b.unbound {
 					deniesResource(ctx, k, right, text(raw), path)
@@ -173,15 +169,15 @@ var _ = Describe("release", suite.OneKBS, func() {
 				releases(ctx, k, right, text(raw), path, secret)
 			}, SpecTimeout(limit))
 
-			It("for evidence that was replayed, or for another challenge: attestation refused", func(ctx SpecContext) {
+			It("for evidence that was replayed, or for another challenge: attestation refused", proof.Of("ATTEST-NONCE-001"), func(ctx SpecContext) {
 				replays(ctx, k, right, text(raw))
 			}, SpecTimeout(limit))
 
-			It("for evidence that was changed or put together: attestation refused", func(ctx SpecContext) {
+			It("for evidence that was changed or put together: attestation refused", proof.Of("ATTEST-SPLICE-001"), func(ctx SpecContext) {
 				cheated(ctx, k, right, changed, text(raw), control)
 			}, SpecTimeout(limit))
 
-			It("with a token, to no other key than the token's", func(ctx SpecContext) {
+			It("with a token, to no other key than the token's", proof.Of("RELEASE-KEY-001"), func(ctx SpecContext) {
 				token, key := attested(ctx, k, right, text(raw))
 				other := session(k)
 				_, err := other.Attest(ctx, changed, text(oneByteChanged(raw)))
@@ -195,12 +191,12 @@ var _ = Describe("release", suite.OneKBS, func() {
 				Expect(fingerprint(string(got))).To(Equal(fingerprint(secret)))
 			}, SpecTimeout(limit))
 
-			It("evidence verifies under the test roots, for this nonce only, and under no vendor's", func(ctx SpecContext) {
+			It("evidence verifies under the test roots, for this nonce only, and under no vendor's", proof.Of("ATTEST-VERIFY-001"), func(ctx SpecContext) {
 				verifies(ctx, right, raw)
 			}, SpecTimeout(limit))
 
 			for _, algorithm := range []string{"sha384", "sha512"} {
-				It("with a digest of "+algorithm+": "+longDigest(b), func(ctx SpecContext) {
+				It("with a digest of "+algorithm+": "+longDigest(b), proof.Of("ATTEST-DIGEST-001"), func(ctx SpecContext) {
 					long := document(algorithm, k.URL, b.tee)
 					g := guest{ns, "long-" + algorithm, b.tee}
 					confidential(ctx, ns, g.name, class, long)

@@ -10,6 +10,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/coco-e2e/coco-e2e/framework/conformance/proof"
 	"github.com/coco-e2e/coco-e2e/framework/leak"
 	"github.com/coco-e2e/coco-e2e/framework/pod"
 	"github.com/coco-e2e/coco-e2e/framework/sealedsecret"
@@ -74,7 +75,7 @@ func variable(name string) string {
 }
 
 var _ = Describe("sealed secrets", suite.OneKBS, Label("sealed"), func() {
-	It("in environment and volumes are the secret inside the guest, and sealed outside", SpecTimeout(limit), func(ctx SpecContext) {
+	It("in environment and volumes are the secret inside the guest, and sealed outside", proof.Of("RELEASE-SEALED-001"), SpecTimeout(limit), func(ctx SpecContext) {
 		s := newSealing(ctx)
 		sealed := s.seal(s.key)
 		s.run(ctx, "sealed", map[string]string{"SECRET": sealed, "PLAIN": "plain"}, map[string]string{"secret": sealed, "plain": "plain"}, "/sealed/here")
@@ -87,7 +88,7 @@ var _ = Describe("sealed secrets", suite.OneKBS, Label("sealed"), func() {
 		Expect(p.String()).NotTo(ContainSubstring(s.secret))
 	})
 
-	It("that another key signed, or that the KBS denies, stay sealed", SpecTimeout(limit), func(ctx SpecContext) {
+	It("that another key signed, or that the KBS denies, stay sealed", proof.Of("RELEASE-SEALED-002"), SpecTimeout(limit), func(ctx SpecContext) {
 		s := newSealing(ctx)
 		forged := s.seal(newKey())
 		s.run(ctx, "forged", map[string]string{"FORGED": forged, "RIGHT": s.seal(s.key)}, map[string]string{"secret": forged}, "/sealed")

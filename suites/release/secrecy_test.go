@@ -10,12 +10,13 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/coco-e2e/coco-e2e/framework/cluster/simulation"
+	"github.com/coco-e2e/coco-e2e/framework/conformance/proof"
 	"github.com/coco-e2e/coco-e2e/framework/leak"
 	"github.com/coco-e2e/coco-e2e/framework/suite"
 )
 
 var _ = Describe("a released secret", suite.OneKBS, Label("secrecy"), func() {
-	It("is in no event, no log, and nothing that Kubernetes knows", SpecTimeout(limit), func(ctx SpecContext) {
+	It("is in no event, no log, and nothing that Kubernetes knows", proof.Of("RELEASE-SECRECY-001"), SpecTimeout(limit), func(ctx SpecContext) {
 		s := newSubject(ctx, bed.KBS(ctx))
 		s.control(ctx)
 		status, content := s.resource(ctx, s.path)

@@ -20,6 +20,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/coco-e2e/coco-e2e/framework/cluster/simulation"
+	"github.com/coco-e2e/coco-e2e/framework/conformance/proof"
 	"github.com/coco-e2e/coco-e2e/framework/evidence"
 	"github.com/coco-e2e/coco-e2e/framework/initdata"
 	"github.com/coco-e2e/coco-e2e/framework/kbs"
@@ -109,7 +110,7 @@ var _ = Describe("the article's walkthrough", Ordered, suite.OneKBS, Label("walk
 		Expect(kbsClient.SetResource(ctx, secretPath, []byte(secret))).To(Succeed())
 	}, NodeTimeout(suite.DefaultSpecTimeout))
 
-	It("1. the manifest: a Deployment with the runtime class, init-data in its annotation", func(ctx SpecContext) {
+	It("1. the manifest: a Deployment with the runtime class, init-data in its annotation", proof.Of("INITDATA-MANIFEST-001"), func(ctx SpecContext) {
 		d := deployment(ns, bed.Nginx, annotated(raw))
 		made, err := bed.Pods.Kube.AppsV1().Deployments(ns).Create(ctx, d, metav1.CreateOptions{})
 		Expect(err).NotTo(HaveOccurred())
@@ -118,7 +119,7 @@ var _ = Describe("the article's walkthrough", Ordered, suite.OneKBS, Label("walk
 		Expect(string(carried)).To(Equal(string(raw)), "the document is not what was authored: its digest would differ")
 	}, NodeTimeout(suite.DefaultSpecTimeout))
 
-	It("2. the pod becomes Ready, and the agent was called in the article's order", func(ctx SpecContext) {
+	It("2. the pod becomes Ready, and the agent was called in the article's order", proof.Of("AGENT-LAUNCH-001"), func(ctx SpecContext) {
 		wait, cancel := context.WithTimeout(ctx, suite.ReadyTimeout)
 		defer cancel()
 		p, err := bed.Pods.WaitReady(wait, ns, pod.Labelled("app", deploymentName))
@@ -140,15 +141,15 @@ var _ = Describe("the article's walkthrough", Ordered, suite.OneKBS, Label("walk
 		}).WithTimeout(30*time.Second).WithPolling(50*time.Millisecond).Should(BeEmpty(), "a step of the launch sequence is missing, or out of order")
 	}, NodeTimeout(suite.DefaultSpecTimeout))
 
-	It("3a. the arithmetic: the article's digest gives the article's PCR8", func() {
+	It("3a. the arithmetic: the article's digest gives the article's PCR8", proof.Of("ATTEST-ARITHMETIC-001"), func(SpecContext) {
 		digest, err := hex.DecodeString(articleDigest)
 		Expect(err).NotTo(HaveOccurred())
 		pcr8, err := measure.PCR8(digest)
 		Expect(err).NotTo(HaveOccurred())
 		Expect(hex.EncodeToString(pcr8)).To(Equal(articlePCR8))
-	})
+	}, SpecTimeout(suite.DefaultSpecTimeout))
 
-	It("3b. PCR8 of the pod's TPM, read from a verified quote, is the expected value", func(ctx SpecContext) {
+	It("3b. PCR8 of the pod's TPM, read from a verified quote, is the expected value", proof.Of("ATTEST-BINDING-001"), func(ctx SpecContext) {
 		r, err := exec(ctx, name, evidenceCommand(nonce))
 		Expect(pod.Classify(r, err)).To(pod.BeAllowed())
 		claims, err := evidence.Verify(bed.TEE, []byte(r.Stdout), []byte(nonce), trusted(ns, name))
@@ -160,13 +161,13 @@ var _ = Describe("the article's walkthrough", Ordered, suite.OneKBS, Label("walk
 		Expect(err).To(MatchError(evidence.ErrNonce))
 	}, NodeTimeout(suite.DefaultSpecTimeout))
 
-	It("4a. exec whoami prints root", func(ctx SpecContext) {
+	It("4a. exec whoami prints root", proof.Of("POLICY-EXEC-002"), func(ctx SpecContext) {
 		r, err := exec(ctx, name, whoami)
 		Expect(pod.Classify(r, err)).To(pod.BeAllowed())
 		Expect(r).To(Equal(pod.Result{Stdout: "root\n"}))
 	}, NodeTimeout(suite.DefaultSpecTimeout))
 
-	It("4b. exec ls is refused with the article's message", func(ctx SpecContext) {
+	It("4b. exec ls is refused with the article's message", proof.Of("POLICY-EXEC-001", "POLICY-DENIAL-001"), func(ctx SpecContext) {
 		r, err := exec(ctx, name, "ls")
 		d := pod.Classify(r, err)
 		Expect(d).To(pod.BeRefusedBy("ExecProcessRequest"))
@@ -184,7 +185,7 @@ var _ = Describe("the article's walkthrough", Ordered, suite.OneKBS, Label("walk
 		Expect(r.Stdout).To(Equal("root\n"))
 	}, NodeTimeout(suite.DefaultSpecTimeout))
 
-	It("5. an image that the policy does not list never starts", func(ctx SpecContext) {
+	It("5. an image that the policy does not list never starts", proof.Of("POLICY-IMAGE-001"), func(ctx SpecContext) {
 		By("control: a pod with the listed image and the same init-data runs")
 		bed.Create(ctx, confidentialPod(ns, "listed", bed.Nginx, annotated(raw)))
 		bed.Create(ctx, confidentialPod(ns, "unlisted", bed.UnlistedImage, annotated(raw)))
@@ -200,7 +201,7 @@ var _ = Describe("the article's walkthrough", Ordered, suite.OneKBS, Label("walk
 		}
 	}, NodeTimeout(suite.DefaultSpecTimeout))
 
-	It("6. a token request from inside the container answers with tee_keypair and token", func(ctx SpecContext) {
+	It("6. a token request from inside the container answers with tee_keypair and token", proof.Of("ATTEST-TOKEN-001"), func(ctx SpecContext) {
 		r, err := exec(ctx, name, tokenCommand)
 		Expect(pod.Classify(r, err)).To(pod.BeAllowed())
 		var answer map[string]json.RawMessage
@@ -208,7 +209,7 @@ var _ = Describe("the article's walkthrough", Ordered, suite.OneKBS, Label("walk
 		Expect(slices.Sorted(maps.Keys(answer))).To(Equal([]string{"tee_keypair", "token"}))
 	}, NodeTimeout(suite.DefaultSpecTimeout))
 
-	It("7. the KBS's log names PCR8, and beside it the two acceptable values", func(ctx SpecContext) {
+	It("7. the KBS's log names PCR8, and beside it the two acceptable values", proof.Of("ATTEST-LOG-001"), func(ctx SpecContext) {
 		if bed.ExternalKBS.URL != "" {
 			Skip("the layout of a real Trustee's log differs between versions: the claims are asserted through the token instead")
 		}
@@ -251,21 +252,21 @@ var _ = Describe("the article's walkthrough", Ordered, suite.OneKBS, Label("walk
 			Expect(outcome).To(And(HaveField("Kind", kbs.Refused), HaveField("Type", "PolicyDeny")), "%v", err)
 		}
 
-		It("is released to the pod", func(ctx SpecContext) {
+		It("is released to the pod", proof.Of("RELEASE-RIGHT-001"), func(ctx SpecContext) {
 			released(ctx, name)
 		}, NodeTimeout(suite.DefaultSpecTimeout))
 
-		It("is refused to the same pod with one byte of init-data changed", func(ctx SpecContext) {
+		It("is refused to the same pod with one byte of init-data changed", proof.Of("RELEASE-WRONG-001"), func(ctx SpecContext) {
 			bed.Create(ctx, confidentialPod(ns, "changed", bed.Nginx, annotated(oneByteChanged(raw))))
 			bed.Ready(ctx, ns, "changed")
 			refused(ctx, "changed")
 		}, NodeTimeout(suite.DefaultSpecTimeout))
 
-		It("control: and is still released to the pod itself", func(ctx SpecContext) {
+		It("control: and is still released to the pod itself", proof.Of("RELEASE-RIGHT-001"), func(ctx SpecContext) {
 			released(ctx, name)
 		}, NodeTimeout(suite.DefaultSpecTimeout))
 
-		It("is refused to the same pod with a permissive policy", func(ctx SpecContext) {
+		It("is refused to the same pod with a permissive policy", proof.Of("RELEASE-WRONG-002"), func(ctx SpecContext) {
 			bed.Create(ctx, confidentialPod(ns, "permissive", bed.Nginx, annotated(document(permissive))))
 			bed.Ready(ctx, ns, "permissive")
 			By("control: the policy is permissive: ls runs")
@@ -274,11 +275,11 @@ var _ = Describe("the article's walkthrough", Ordered, suite.OneKBS, Label("walk
 			refused(ctx, "permissive")
 		}, NodeTimeout(suite.DefaultSpecTimeout))
 
-		It("control: and is released again", func(ctx SpecContext) {
+		It("control: and is released again", proof.Of("RELEASE-RIGHT-001"), func(ctx SpecContext) {
 			released(ctx, name)
 		}, NodeTimeout(suite.DefaultSpecTimeout))
 
-		It("is bound to the pod, not to its node: on every node released to the pod, refused to the changed one", Label("nodes"), func(ctx SpecContext) {
+		It("is bound to the pod, not to its node: on every node released to the pod, refused to the changed one", proof.Of("RELEASE-NODE-001"), Label("nodes"), func(ctx SpecContext) {
 			nodes, err := bed.Pods.Kube.CoreV1().Nodes().List(ctx, metav1.ListOptions{})
 			Expect(err).NotTo(HaveOccurred())
 			if len(nodes.Items) < 2 {
@@ -307,7 +308,7 @@ var _ = Describe("the article's walkthrough", Ordered, suite.OneKBS, Label("walk
 
 // The annotation of the article's time: base64 of the document, not compressed.
 var _ = Describe("the article's own encoding", Label("walkthrough"), func() {
-	It("is honoured where the platform still does: policy and measurement are the same", func(ctx SpecContext) {
+	It("is honoured where the platform still does: policy and measurement are the same", proof.Of("INITDATA-ANNOTATION-003"), func(ctx SpecContext) {
 		if !bed.LegacyInitData {
 			Skip("Kata 4.1 and later ignore " + initdata.LegacyAnnotationKey + ", and this platform has no switch for it")
 		}
