@@ -3,9 +3,12 @@ package release_test
 import (
 	"context"
 	"crypto/ecdsa"
+	"crypto/ed25519"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/x509"
 	"encoding/json"
+	"encoding/pem"
 	"time"
 
 	"github.com/go-jose/go-jose/v4"
@@ -308,14 +311,18 @@ var _ = Describe("the KBS", suite.OneKBS, Label("kbs"), func() {
 
 	It("is administered by administrators only", proof.Of("RELEASE-ADMIN-001"), SpecTimeout(limit), func(ctx SpecContext) {
 		s := newSubject(ctx, bed.KBS(ctx))
+		administrator := func(expires time.Duration) kbs.AdminClaims {
+			return kbs.AdminClaims{Role: "admin", Expires: time.Now().Add(expires)}
+		}
+		tokens := map[string]string{"nobody": "", "another's key": mint(strangersKey(), administrator(time.Hour))}
+		// The key of a KBS that was given is not the run's to sign with.
+		if s.k.AdminKey != "" {
+			tokens["another role"] = mint(s.k.AdminKey, kbs.AdminClaims{Role: "auditor", Expires: time.Now().Add(time.Hour)})
+			tokens["a token of the past"] = mint(s.k.AdminKey, administrator(-time.Hour))
+		}
 		clients := map[string]*kbs.Client{}
-		for name, token := range map[string]string{
-			"nobody":              "",
-			"another's key":       mint(bed.KBSAdminKey, kbs.AdminClaims{Role: "admin", Expires: time.Now().Add(time.Hour)}),
-			"another role":        mint(s.k.AdminKey, kbs.AdminClaims{Role: "auditor", Expires: time.Now().Add(time.Hour)}),
-			"a token of the past": mint(s.k.AdminKey, kbs.AdminClaims{Role: "admin", Expires: time.Now().Add(-time.Hour)}),
-		} {
-			client, err := kbs.New(kbs.Options{URL: s.k.Address, AdminToken: token})
+		for name, token := range tokens {
+			client, err := kbs.New(kbs.Options{URL: s.k.Address, CA: []byte(s.k.CA), AdminToken: token})
 			Expect(err).NotTo(HaveOccurred())
 			clients[name] = client
 		}
@@ -340,4 +347,14 @@ func mint(key string, claims kbs.AdminClaims) string {
 	token, err := claims.Sign([]byte(key))
 	Expect(err).NotTo(HaveOccurred())
 	return token
+}
+
+// strangersKey is an administrator's key of no KBS.
+func strangersKey() string {
+	GinkgoHelper()
+	_, key, err := ed25519.GenerateKey(rand.Reader)
+	Expect(err).NotTo(HaveOccurred())
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	Expect(err).NotTo(HaveOccurred())
+	return string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
 }
