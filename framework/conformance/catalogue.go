@@ -39,16 +39,16 @@ var Profiles = []Profile{"policy", "init-data", "attestation", "secret-release",
 // Requirement is one thing that must hold.
 type Requirement struct {
 	// ID is of the form POLICY-EXEC-001, and is never given to anything else.
-	ID      string  `json:"id"`
-	Level   Level   `json:"level"`
-	Profile Profile `json:"profile"`
+	ID      string  `json:"id" yaml:"id"`
+	Level   Level   `json:"level" yaml:"level"`
+	Profile Profile `json:"profile" yaml:"profile"`
 	// Text is one sentence with the level as its verb.
-	Text string `json:"text"`
+	Text string `json:"text" yaml:"text"`
 	// Source is who says so: a section of the article, or a file, section or
 	// behaviour of Kata, Trustee or Kubernetes.
-	Source string `json:"source"`
+	Source string `json:"source" yaml:"source"`
 	// TEEs are the kinds of evidence that it applies to; none means all.
-	TEEs []string `json:"tees,omitempty"`
+	TEEs []string `json:"tees,omitempty" yaml:"tees,omitempty"`
 }
 
 // Catalogue is all requirements, ordered by profile and id.
@@ -78,7 +78,7 @@ var idForm = regexp.MustCompile(`^[A-Z]+(-[A-Z0-9]+)+-[0-9]{3}$`)
 // that is wrong, and its field.
 func Parse(b []byte) (*Catalogue, error) {
 	var file struct {
-		Requirements []Requirement `json:"requirements"`
+		Requirements []Requirement `json:"requirements" yaml:"requirements"`
 	}
 	if err := yaml.UnmarshalStrict(b, &file); err != nil {
 		return nil, err

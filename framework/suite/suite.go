@@ -113,6 +113,7 @@ func (b *Bed) Namespace(ctx context.Context, prefix string) string {
 	ns, err := b.Pods.Namespace(ctx, prefix)
 	Expect(err).NotTo(HaveOccurred())
 	DeferCleanup(func(ctx SpecContext) error {
+		b.tellTimelines(ctx, ns)
 		if CurrentSpecReport().Failed() {
 			b.keepEvidence(ctx, ns)
 		}

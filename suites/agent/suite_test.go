@@ -66,8 +66,12 @@ var _ = SynchronizedBeforeSuite(func(ctx SpecContext) []byte {
 	scratch, err := guest.NewScratch()
 	Expect(err).NotTo(HaveOccurred())
 	DeferCleanup(scratch.Remove)
-	root, err := filepath.Abs("../..")
-	Expect(err).NotTo(HaveOccurred())
+	// A compiled suite runs where its binary is, and is told.
+	root := os.Getenv("COCO_E2E_ROOT")
+	if root == "" {
+		root, err = filepath.Abs("../..")
+		Expect(err).NotTo(HaveOccurred())
+	}
 	parts, err := guest.Build(ctx, root, cache, scratch.Path)
 	Expect(err).NotTo(HaveOccurred())
 	text, err := json.Marshal(parts)

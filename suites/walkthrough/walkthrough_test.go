@@ -154,6 +154,7 @@ var _ = Describe("the article's walkthrough", Ordered, suite.OneKBS, Label("walk
 		Expect(pod.Classify(r, err)).To(pod.BeAllowed())
 		claims, err := evidence.Verify(bed.TEE, []byte(r.Stdout), []byte(nonce), trusted(ns, name))
 		Expect(err).NotTo(HaveOccurred())
+		suite.TellEvidence(claims, expectedPCR8(raw))
 		Expect(claims.PCR(8)).To(Equal(expectedPCR8(raw)))
 
 		By("control: the same evidence does not answer another nonce")

@@ -28,7 +28,7 @@ func main() {
 		Use: "coco-e2e", Short: "End-to-end tests for confidential pods",
 		SilenceUsage: true, SilenceErrors: true,
 	}
-	root.AddCommand(prepareCommand(), upCommand(), downCommand(), runCommand(), benchCommand(), initDataCommand(), evidenceCommand(), kbsCommand())
+	root.AddCommand(prepareCommand(), upCommand(), downCommand(), runCommand(), benchCommand(), initDataCommand(), evidenceCommand(), kbsCommand(), reportCommand())
 	if err := root.ExecuteContext(ctx); err != nil {
 		if !errors.Is(err, errSpecsFailed) {
 			fmt.Fprintln(os.Stderr, "coco-e2e:", err)

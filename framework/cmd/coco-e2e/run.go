@@ -17,6 +17,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
+	"github.com/coco-e2e/coco-e2e/framework/conformance/report"
 	"github.com/coco-e2e/coco-e2e/framework/leak"
 	"github.com/coco-e2e/coco-e2e/framework/pod"
 	"github.com/coco-e2e/coco-e2e/framework/testbed"
@@ -57,18 +58,18 @@ func runCommand() *cobra.Command {
 }
 
 // noCluster are the suites below suites/ that start what they need themselves:
-// `make test` runs them.
+// simulated guests, so that they say nothing of a cluster that was there.
 var noCluster = []string{"agent"}
 
-// clusterSuites returns the suites below suites/ whose specs need a testbed.
-func clusterSuites(root string) ([]string, error) {
+// suitesOf returns the suites below suites/ that say something of a provider's clusters.
+func suitesOf(root, provider string) ([]string, error) {
 	entries, err := os.ReadDir(filepath.Join(root, "suites"))
 	if err != nil {
 		return nil, err
 	}
 	var names []string
 	for _, e := range entries {
-		if e.IsDir() && !slices.Contains(noCluster, e.Name()) {
+		if e.IsDir() && (provider != testbed.Existing || !slices.Contains(noCluster, e.Name())) {
 			names = append(names, e.Name())
 		}
 	}
@@ -108,7 +109,7 @@ func noLeaks(mark string, dirs ...string) error {
 // compileSuites compiles each of the named suites, or all when none is named,
 // and returns the binaries.
 func compileSuites(o testbed.Options, names []string) ([]string, error) {
-	all, err := clusterSuites(o.Root)
+	all, err := suitesOf(o.Root, o.Provider)
 	if err != nil {
 		return nil, err
 	}
@@ -165,19 +166,22 @@ func runSuites(cmd *cobra.Command, o testbed.Options, s selection, more func(*te
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
+	record := recording{dir: dir, begin: begin, o: o, s: s}
 	binaries, err := compileSuites(o, s.suites)
 	if err != nil {
-		return err
+		return record.aborted(err)
 	}
 	t, err := up(cmd.Context(), o)
 	if err != nil {
-		return err
+		return record.aborted(err)
 	}
 	if !s.keep {
 		defer func() { err = errors.Join(err, down(o), savePhases(o, dir)) }()
 	}
 	s.mark = leak.NewMark()
 	runErr := o.Progress.Do("suites: running", func() error { return ginkgo(o, binaries, dir, s) })
+	made, err := record.write(cmd.Context(), t, nil)
+	runErr = errors.Join(runErr, err)
 	runErr = errors.Join(runErr, o.Progress.Do("secrets: looked for in reports and logs", func() error { return noLeaks(s.mark, dir, t.NodeLogs) }))
 	if runErr != nil {
 		if err := t.ExportLogs(cmd.Context(), filepath.Join(dir, "node-logs")); err != nil {
@@ -187,7 +191,7 @@ func runSuites(cmd *cobra.Command, o testbed.Options, s selection, more func(*te
 	if runErr == nil && more != nil {
 		runErr = more(t)
 	}
-	return errors.Join(runErr, summary(dir, o, s.keep, time.Since(begin)))
+	return errors.Join(runErr, summary(dir, o, made, s.keep, time.Since(begin)))
 }
 
 func command(dir, name string, args ...string) *exec.Cmd {
@@ -202,7 +206,7 @@ func ginkgo(o testbed.Options, binaries []string, dir string, s selection) error
 	// A spec mostly waits for the cluster: more of them run than there are CPUs.
 	args := []string{
 		"tool", "ginkgo", "run", "--procs", strconv.Itoa(min(8, 2*runtime.NumCPU())), "--randomize-all",
-		"--output-dir", dir, "--junit-report", "junit.xml", "--json-report", "report.json",
+		"--output-dir", dir, "--json-report", ginkgoReport,
 		"--poll-progress-after", "60s", "--timeout", "30m", "--keep-going",
 	}
 	if !term.IsTerminal(int(os.Stdout.Fd())) {
@@ -260,8 +264,8 @@ func countSpecs(report string) (counts, error) {
 	return c, nil
 }
 
-func summary(dir string, o testbed.Options, keep bool, took time.Duration) error {
-	c, err := countSpecs(filepath.Join(dir, "report.json"))
+func summary(dir string, o testbed.Options, made *report.Report, keep bool, took time.Duration) error {
+	c, err := countSpecs(filepath.Join(dir, ginkgoReport))
 	if err != nil {
 		return fmt.Errorf("no report of the suite: %w", err)
 	}
@@ -269,7 +273,10 @@ func summary(dir string, o testbed.Options, keep bool, took time.Duration) error
 		return fmt.Errorf("no spec ran: check FOCUS and LABELS (FOCUS=%q, LABELS=%q)", os.Getenv("FOCUS"), os.Getenv("LABELS"))
 	}
 	fmt.Printf("\nspecs: %d passed, %d failed, %d inconclusive, %d skipped in %.0f s\n", c.Passed, c.Failed, c.Inconclusive, c.Skipped, took.Seconds())
-	fmt.Printf("reports: %s and report.json beside it", filepath.Join(dir, "junit.xml"))
+	if made != nil {
+		printVerdicts(made)
+	}
+	fmt.Printf("reports: %s, report.yaml, summary.md and junit.xml beside it", filepath.Join(dir, "report.html"))
 	if c.Failed+c.Inconclusive > 0 {
 		fmt.Printf("; logs of node, guests and KBS: %s", filepath.Join(dir, "node-logs"))
 	}

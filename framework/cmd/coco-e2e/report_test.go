@@ -1,0 +1,110 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/coco-e2e/coco-e2e/framework/conformance/report"
+	"github.com/coco-e2e/coco-e2e/framework/testbed"
+)
+
+// abortedReport is what a run leaves whose node did not come up.
+func abortedReport(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	why := errors.New("the node did not come up")
+	c := recording{dir: dir, begin: time.Now(), o: testbed.Options{Provider: testbed.Local}, s: selection{suites: []string{"pod"}, focus: "it's"}}
+	if err := c.aborted(why); !errors.Is(err, why) || strings.Contains(err.Error(), "\n") {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+func runReport(t *testing.T, args ...string) (string, error) {
+	t.Helper()
+	var out bytes.Buffer
+	cmd := reportCommand()
+	cmd.SetArgs(args)
+	cmd.SetOut(&out)
+	cmd.SetErr(&out)
+	cmd.SilenceUsage, cmd.SilenceErrors = true, true
+	err := cmd.ExecuteContext(t.Context())
+	return out.String(), err
+}
+
+func TestAbortedRunReports(t *testing.T) {
+	dir := abortedReport(t)
+	for file, want := range map[string]string{
+		"report.yaml": "aborted: the node did not come up", "report.html": "The run was aborted.", "summary.md": "the node did not come up",
+		"junit.xml": `failure message="the node did not come up"`,
+	} {
+		b, err := os.ReadFile(filepath.Join(dir, file))
+		if err != nil || !strings.Contains(string(b), want) {
+			t.Errorf("%s: %v: without %q", file, err, want)
+		}
+	}
+	r, err := report.Read(filepath.Join(dir, "report.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r.Run.Selection != `SUITES=pod FOCUS='it'\''s'` {
+		t.Errorf("selection: %s", r.Run.Selection)
+	}
+	for _, p := range r.Profiles {
+		if p.Conforms {
+			t.Errorf("%s conforms, and nothing ran", p.Name)
+		}
+	}
+}
+
+func TestReportCommands(t *testing.T) {
+	dir := abortedReport(t)
+	file := filepath.Join(dir, "report.yaml")
+	private, public := filepath.Join(dir, "private.pem"), filepath.Join(dir, "public.pem")
+	for _, args := range [][]string{{"genpkey", "-algorithm", "ed25519", "-out", private}, {"pkey", "-in", private, "-pubout", "-out", public}} {
+		if out, err := exec.Command("openssl", args...).CombinedOutput(); err != nil {
+			t.Skipf("no openssl to make keys with: %v: %s", err, out)
+		}
+	}
+	for _, c := range []struct {
+		args       []string
+		want, fail string
+	}{
+		{[]string{"validate", file}, "valid, simulated-conformance", ""},
+		{[]string{"validate", private}, "", "private.pem"},
+		{[]string{"validate", filepath.Join(dir, "none")}, "", "no such file"},
+		{[]string{"render", file, "--format", "markdown"}, "# Conformance report", ""},
+		{[]string{"render", file, "--format", "pdf"}, "", "--format pdf: want one of html, junit, markdown"},
+		{[]string{"diff", file, file}, "Still failing: 1", ""},
+		{[]string{"diff", file, file, "--format", "json"}, `"stillFailing"`, ""},
+		{[]string{"diff", file, file, "--format", "xml"}, "", "--format xml"},
+		{[]string{"merge", file, file}, "# Conformance of several platforms", ""},
+		{[]string{"merge", file, "--format", "yaml"}, "platforms:", ""},
+		{[]string{"verify", file, "--key", public}, "", "--envelope"},
+		{[]string{"sign", file, "--key", public}, "", "key: "},
+		{[]string{"sign", file, "--key", private}, "", ""},
+		{[]string{"verify", file, "--key", public}, "signed by this key", ""},
+	} {
+		out, err := runReport(t, c.args...)
+		if c.fail == "" && err != nil || c.fail != "" && (err == nil || !strings.Contains(err.Error(), c.fail)) {
+			t.Errorf("%q: %v, want %q", c.args, err, c.fail)
+		}
+		if !strings.Contains(out, c.want) {
+			t.Errorf("%q: %s, want %q", c.args, out, c.want)
+		}
+	}
+}
+
+func TestShellQuoted(t *testing.T) {
+	for in, want := range map[string]string{"exec": "exec", "a b": "'a b'", "it's": `'it'\''s'`, "": "''", "!walkthrough": "'!walkthrough'", "a=b,c": "a=b,c"} {
+		if got := shellQuoted(in); got != want {
+			t.Errorf("%q: %s, want %s", in, got, want)
+		}
+	}
+}

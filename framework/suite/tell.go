@@ -1,0 +1,89 @@
+package suite
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"os"
+	"slices"
+
+	. "github.com/onsi/ginkgo/v2"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/coco-e2e/coco-e2e/framework/cluster/simulation"
+	"github.com/coco-e2e/coco-e2e/framework/conformance/report"
+	"github.com/coco-e2e/coco-e2e/framework/evidence"
+)
+
+// maxTimeline is how many requests of a pod's agent a report shows.
+const maxTimeline = 200
+
+// TellEvidence puts what verified evidence claims into the report. register is
+// the value expected of the register that init-data is bound to (PCR8, HOST_DATA,
+// MRCONFIGID) in hex, "" where nothing is bound.
+func TellEvidence(claims *evidence.Claims, register string) {
+	t := report.EvidenceTable{Kind: claims.Kind}
+	if register != "" {
+		t.Claims = append(t.Claims, report.EvidenceClaim{Name: "register of the init-data", Expected: register, Actual: claims.InitData})
+	}
+	leaves(claims.Map(), "", func(name, value string) {
+		t.Claims = append(t.Claims, report.EvidenceClaim{Name: name, Actual: value})
+	})
+	AddReportEntry(report.EvidenceEntry, t, ReportEntryVisibilityNever)
+}
+
+// maxClaim is as much of a claim as a report shows.
+const maxClaim = 200
+
+// leaves calls tell with the path and text of each value of a JSON-like object, ordered.
+func leaves(value any, path string, tell func(name, value string)) {
+	object, ok := value.(map[string]any)
+	if !ok {
+		text := fmt.Sprint(value)
+		if len(text) > maxClaim {
+			text = text[:maxClaim] + "…"
+		}
+		tell(path, text)
+		return
+	}
+	if path != "" {
+		path += "."
+	}
+	for _, name := range slices.Sorted(maps.Keys(object)) {
+		leaves(object[name], path+name, tell)
+	}
+}
+
+// tellTimelines puts what the agents of a namespace's pods were asked into the
+// report, of specs that failed and of those of the walkthrough; of all with
+// ARTIFACTS=all.
+func (b *Bed) tellTimelines(ctx context.Context, ns string) {
+	if b.NodeLogs == "" || !(CurrentSpecReport().Failed() || os.Getenv("ARTIFACTS") == "all" || slices.Contains(CurrentSpecReport().Labels(), "walkthrough")) {
+		return
+	}
+	pods, err := b.Pods.Kube.CoreV1().Pods(ns).List(ctx, metav1.ListOptions{})
+	if err != nil {
+		GinkgoWriter.Println("report: list pods:", err)
+		return
+	}
+	for _, p := range pods.Items {
+		if log, err := simulation.AgentLog(b.NodeLogs, ns, p.Name); err == nil && len(log) > 0 {
+			AddReportEntry(report.TimelineEntry, timeline(ns, p.Name, log), ReportEntryVisibilityNever)
+		}
+	}
+}
+
+func timeline(ns, name string, log []simulation.RPC) report.PodTimeline {
+	slices.SortStableFunc(log, func(a, b simulation.RPC) int { return a.Time.Compare(b.Time) })
+	t := report.PodTimeline{Namespace: ns, Name: name, Events: []report.RPCEvent{}}
+	for _, r := range log {
+		if len(t.Events) == maxTimeline {
+			t.Dropped++
+			continue
+		}
+		t.Events = append(t.Events, report.RPCEvent{
+			Milliseconds: r.Time.Sub(log[0].Time).Milliseconds(), RPC: r.Method, Endpoint: r.Endpoint, Decision: r.Decision, Code: r.Code,
+		})
+	}
+	return t
+}
