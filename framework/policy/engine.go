@@ -146,6 +146,9 @@ func checkLength(text string) error {
 	return nil
 }
 
+// errUndefined is what the agent says of a rule without a value.
+var errUndefined = errors.New("policy check: unexpected eval_query result len QueryResults { result: [] }")
+
 // Eval asks the policy's rule endpoint about input, the agent's JSON.
 func (e *Engine) Eval(ctx context.Context, endpoint string, input []byte) Decision {
 	e.mu.Lock()
@@ -163,7 +166,7 @@ func (e *Engine) eval(ctx context.Context, endpoint string, input []byte) Decisi
 	case value == nil && e.allowFailures:
 		return Decision{Overruled: true}
 	case value == nil:
-		return failed(endpoint, errors.New("policy check: unexpected eval_query result len QueryResults { result: [] }"))
+		return failed(endpoint, errUndefined)
 	}
 	allowed, err := e.apply(ctx, endpoint, value)
 	switch {

@@ -45,7 +45,12 @@ func (e *Engine) apply(ctx context.Context, endpoint string, value ast.Value) (b
 		}
 		return true, e.patch(ctx, a.Ops)
 	}
-	return false, fmt.Errorf("policy check: unexpected eval_query result type %s: %v", ast.ValueName(value), value)
+	return false, unexpectedType(value)
+}
+
+// unexpectedType is what the agent says of a value that is no decision.
+func unexpectedType(value ast.Value) error {
+	return fmt.Errorf("policy check: unexpected eval_query result type %s: %v", ast.ValueName(value), value)
 }
 
 func objectText(v ast.Object) ([]byte, error) {

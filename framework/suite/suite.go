@@ -147,6 +147,7 @@ func (b *Bed) keepEvidence(ctx context.Context, ns string) {
 		for _, g := range guests {
 			_ = os.CopyFS(filepath.Join(dir, filepath.Base(g)), os.DirFS(g))
 		}
+		b.keepDenials(dir, &p)
 	}
 	AddReportEntry("artefacts", dir)
 }

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"os"
 	"slices"
+	"strings"
 
 	. "github.com/onsi/ginkgo/v2"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -81,9 +82,11 @@ func timeline(ns, name string, log []simulation.RPC) report.PodTimeline {
 			t.Dropped++
 			continue
 		}
-		t.Events = append(t.Events, report.RPCEvent{
-			Milliseconds: r.Time.Sub(log[0].Time).Milliseconds(), RPC: r.Method, Endpoint: r.Endpoint, Decision: r.Decision, Code: r.Code,
-		})
+		e := report.RPCEvent{Milliseconds: r.Time.Sub(log[0].Time).Milliseconds(), RPC: r.Method, Endpoint: r.Endpoint, Decision: r.Decision, Code: r.Code}
+		if r.Why != nil {
+			e.Why = strings.TrimSpace(r.Why.String())
+		}
+		t.Events = append(t.Events, e)
 	}
 	return t
 }

@@ -65,6 +65,7 @@ func gateInput[Q proto.Message, A any](ctx context.Context, a *Agent, method str
 	line := a.log.begin(method, rpc.endpoint, r)
 	d := a.policy.Eval(ctx, rpc.endpoint, input)
 	if err = decisionError(d); err != nil {
+		line.explain(ctx, a.policy, d, input)
 		line.end(d, err)
 		return answer, err
 	}

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -18,8 +19,9 @@ import (
 // rpcLog writes one JSON line per RPC: what was asked and decided, never an
 // environment or data.
 type rpcLog struct {
-	mu sync.Mutex
-	w  io.Writer
+	mu        sync.Mutex
+	w         io.Writer
+	explained int
 }
 
 // rpcLine is one RPC.
@@ -35,7 +37,19 @@ type rpcLine struct {
 	Code        string    `json:"code"`
 	Duration    int64     `json:"duration_us"`
 	Detail      string    `json:"detail"`
+	// Why is there for what the policy refused, with the request that it saw and
+	// its state, all without values of environments and without data.
+	Why   *policy.Explanation `json:"why,omitempty"`
+	Input json.RawMessage     `json:"input,omitempty"`
+	State json.RawMessage     `json:"state,omitempty"`
 }
+
+// Explanations are for people: more of them than maxExplained in a guest, or of
+// requests larger than maxExplainedInput bytes, are left out.
+const (
+	maxExplained      = 50
+	maxExplainedInput = 256 << 10
+)
 
 func (l *rpcLog) begin(method, endpoint string, r proto.Message) *rpcLine {
 	line := &rpcLine{log: l, Time: time.Now(), Method: method, Endpoint: endpoint, Detail: detail(r)}
@@ -58,6 +72,28 @@ func (r *rpcLine) end(d policy.Decision, err error) {
 	r.log.mu.Lock()
 	defer r.log.mu.Unlock()
 	_, _ = r.log.w.Write(append(b, '\n')) // nobody to tell when the log cannot be written
+}
+
+// explain says why the policy refused a request. It asks the policy once more:
+// a request that comes in between may have changed its state.
+func (r *rpcLine) explain(ctx context.Context, e *policy.Engine, d policy.Decision, input []byte) {
+	if d.Outcome == policy.Allowed || len(input) > maxExplainedInput || !r.log.mayExplain() {
+		return
+	}
+	why := e.Explain(ctx, r.Endpoint, input)
+	why.Redact()
+	state, err := e.State(ctx)
+	if err != nil {
+		return
+	}
+	r.Why, r.Input, r.State = &why, policy.RedactJSON(input), policy.RedactJSON(state)
+}
+
+func (l *rpcLog) mayExplain() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.explained++
+	return l.explained <= maxExplained
 }
 
 // detail says what a request is about, shortly.

@@ -196,7 +196,9 @@ func (a *Agent) readStream(ctx context.Context, method string, r *pb.ReadStreamR
 	}
 	endpoint := byMethod[method].endpoint
 	line := a.log.begin(method, endpoint, r)
-	d := a.policy.Eval(ctx, endpoint, policy.Input(r))
+	input := policy.Input(r)
+	d := a.policy.Eval(ctx, endpoint, input)
+	line.explain(ctx, a.policy, d, input)
 	line.end(d, nil)
 	if d.Outcome != policy.Allowed {
 		data = nil

@@ -13,6 +13,8 @@ import (
 	"path/filepath"
 	"regexp"
 	"time"
+
+	"github.com/coco-e2e/coco-e2e/framework/policy"
 )
 
 // LogDir is where a node keeps one directory per guest, below /var/log:
@@ -30,6 +32,11 @@ type RPC struct {
 	// Code is the status that the caller got.
 	Code   string `json:"code"`
 	Detail string `json:"detail"`
+	// Why says why the policy refused the request, on Input with State; nil for
+	// what it allowed. They have no values of environments and no data.
+	Why   *policy.Explanation `json:"why"`
+	Input json.RawMessage     `json:"input"`
+	State json.RawMessage     `json:"state"`
 }
 
 // ErrNoGuestLog says that the node's logs hold nothing of such a pod.

@@ -43,7 +43,7 @@ func opened(t *testing.T) (context.Context, *[]string) {
 	r := failing(t)
 	q := &r.Requirements[0].Specs[0]
 	q.Evidence = []EvidenceTable{{"tpm", []EvidenceClaim{{"register of the init-data", "00", "ff"}, {"tpm.pcr08", "", "ff"}}}}
-	q.Pods = []PodTimeline{{Namespace: "ns", Name: "p", Events: []RPCEvent{{0, "CreateSandbox", "CreateSandboxRequest", "allowed", "OK"}, {12, "ExecProcess", "ExecProcessRequest", "denied", "PermissionDenied"}}, Dropped: 3}}
+	q.Pods = []PodTimeline{{Namespace: "ns", Name: "p", Events: []RPCEvent{{0, "CreateSandbox", "CreateSandboxRequest", "allowed", "OK", ""}, {12, "ExecProcess", "ExecProcessRequest", "denied", "PermissionDenied", "the rule at line 3"}}, Dropped: 3}}
 	q.Files = []File{{"failed/x/console.log", strings.Repeat("0", 64), 3}}
 	r.conclude()
 	file := filepath.Join(t.TempDir(), "report.html")
@@ -132,7 +132,7 @@ func TestPage(t *testing.T) {
 		if got := js[string](t, ctx, `Array.from(document.querySelectorAll("details[open]")).map(d => d.id).join(" ")`); got != "POLICY-EXEC-001" {
 			t.Errorf("open at first: %s; want what failed", got)
 		}
-		for _, want := range []string{"ExecProcessRequest", "PermissionDenied", "and 3 more", "≠", "failed/x/console.log", "did <b>not</b>"} {
+		for _, want := range []string{"ExecProcessRequest", "PermissionDenied", "the rule at line 3", "and 3 more", "≠", "failed/x/console.log", "did <b>not</b>"} {
 			if !js[bool](t, ctx, `document.getElementById("POLICY-EXEC-001").textContent.includes(`+"`"+want+"`"+`)`) {
 				t.Errorf("%q is not shown", want)
 			}

@@ -201,6 +201,8 @@ type RPCEvent struct {
 	Decision string `json:"decision" yaml:"decision"`
 	// Code is the status that the caller got.
 	Code string `json:"code" yaml:"code"`
+	// Why is the reason of what the policy refused.
+	Why string `json:"why,omitempty" yaml:"why,omitempty"`
 }
 
 // File is an artefact of the run.

@@ -1,0 +1,74 @@
+package suite
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+
+	. "github.com/onsi/ginkgo/v2"
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/coco-e2e/coco-e2e/framework/cluster/simulation"
+	"github.com/coco-e2e/coco-e2e/framework/initdata"
+	"github.com/coco-e2e/coco-e2e/framework/policy"
+)
+
+// maxDenials is how many refusals of a pod are kept.
+const maxDenials = 20
+
+// keepDenials writes, for each request that the policy of a pod refused, why,
+// and the files with which OPA reproduces it; below dir.
+func (b *Bed) keepDenials(dir string, p *corev1.Pod) {
+	if b.NodeLogs == "" {
+		return
+	}
+	log, err := simulation.AgentLog(b.NodeLogs, p.Namespace, p.Name)
+	if err != nil {
+		return
+	}
+	n := 0
+	for _, r := range log {
+		if r.Why == nil || n == maxDenials {
+			continue
+		}
+		n++
+		at := filepath.Join(dir, fmt.Sprintf("%s-denial-%02d-%s", p.Name, n, r.Endpoint))
+		if err := keepDenial(at, p, r); err != nil {
+			GinkgoWriter.Println("artefacts:", err)
+			return
+		}
+		AddReportEntry("why denied", fmt.Sprintf("pod %s, %s\n%s\nreproduce: cd %s && %s", p.Name, r.Method, r.Why, at, policy.Reproduction(r.Endpoint)), ReportEntryVisibilityFailureOrVerbose)
+	}
+}
+
+func keepDenial(dir string, p *corev1.Pod, r simulation.RPC) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	why := r.Why.String() + "\nReproduce here, with values of environments redacted:\n  " + policy.Reproduction(r.Endpoint) + "\n" +
+		"  coco-e2e policy explain --policy policy.rego --state state.json --request input.json --endpoint " + r.Endpoint + "\n"
+	files := map[string][]byte{"why.txt": []byte(why), "input.json": r.Input, "state.json": r.State}
+	if text, ok := policyOf(p); ok {
+		files["policy.rego"] = text
+	}
+	for name, content := range files {
+		if err := os.WriteFile(filepath.Join(dir, name), content, 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// policyOf is the policy that a pod's init-data brings.
+func policyOf(p *corev1.Pod) ([]byte, bool) {
+	raw, err := initdata.DecodeAnnotation(p.Annotations[initdata.AnnotationKey])
+	if err != nil {
+		return nil, false
+	}
+	d, err := initdata.Parse(raw)
+	if err != nil {
+		return nil, false
+	}
+	text, ok := d.Data["policy.rego"]
+	return []byte(text), ok
+}
