@@ -1,10 +1,10 @@
 # coco-e2e: end-to-end tests for confidential pods. `make help` says what there is.
 
 .DEFAULT_GOAL := help
-.PHONY: help e2e up down test lint bench build prerequisites generate fuzz
+.PHONY: mutants help e2e up down test lint bench build prerequisites generate fuzz
 
 COCO := bin/coco-e2e
-export CLUSTER CLUSTER_NAME NODES COCO_E2E_CACHE ARTIFACTS_DIR WORKLOAD_IMAGE KEEP FOCUS LABELS SUITES SHIM KATA_SHIM KATA_CONFIG KBS KBS_URL KBS_ADMIN_URL KBS_ADMIN_TOKEN KBS_CERT ARTIFACTS KUBECONFIG RUNTIME_CLASS TEST_ROOTS UNLISTED_IMAGE FUZZTIME TARGETS
+export CLUSTER CLUSTER_NAME NODES COCO_E2E_CACHE ARTIFACTS_DIR WORKLOAD_IMAGE KEEP FOCUS LABELS SUITES SHIM KATA_SHIM KATA_CONFIG KBS KBS_URL KBS_ADMIN_URL KBS_ADMIN_TOKEN KBS_CERT ARTIFACTS KUBECONFIG RUNTIME_CLASS TEST_ROOTS UNLISTED_IMAGE PROBE_IMAGE FUZZTIME TARGETS
 
 help: ## say what there is
 	@echo "targets:"
@@ -42,6 +42,9 @@ lint: prerequisites ## gofumpt, go vet, staticcheck, ginkgolinter
 
 bench: prerequisites build ## measure pods, execs, memory and phases on a fresh cluster
 	@$(COCO) bench
+
+mutants: prerequisites build ## put defects into the simulators, one at a time, and see the suites find each
+	@$(COCO) mutants
 
 build: ## put the command at bin/coco-e2e
 	@go build -trimpath -o $(COCO) ./framework/cmd/coco-e2e

@@ -39,6 +39,7 @@ type Client struct {
 //
 //	unix:///path            a unix socket, as peer pods and simulated guests have
 //	vsock://cid:port        a virtual machine's socket; port defaults to 1024
+//	remote:///path          the same, as Kata's shim names that of peer pods
 //	hvsock:///path:port     hybrid vsock: a unix socket of the VMM that forwards to a port
 //
 // An address of another form is an error that says so; one where nobody
@@ -48,8 +49,13 @@ func Dial(ctx context.Context, address string) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
+	return NewClient(conn), nil
+}
+
+// NewClient speaks to the agent at the other end of conn, which it takes over.
+func NewClient(conn net.Conn) *Client {
 	c := ttrpc.NewClient(conn)
-	return &Client{Agent: agentpb.NewAgentServiceClient(c), Health: agentpb.NewHealthClient(c), ttrpc: c}, nil
+	return &Client{Agent: agentpb.NewAgentServiceClient(c), Health: agentpb.NewHealthClient(c), ttrpc: c}
 }
 
 // DialConn connects as Dial does and leaves what is said to the caller: for
@@ -74,7 +80,7 @@ func (c *Client) Close() error { return c.ttrpc.Close() }
 func dial(ctx context.Context, address string) (net.Conn, error) {
 	scheme, rest, _ := strings.Cut(address, "://")
 	switch scheme {
-	case "unix":
+	case "unix", "remote":
 		return (&net.Dialer{}).DialContext(ctx, "unix", rest)
 	case "hvsock":
 		path, port, err := splitPort(rest)

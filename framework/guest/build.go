@@ -59,8 +59,16 @@ func Static(ctx context.Context, root, out, pkg string) error {
 	return goBuild(ctx, root, "0", out, pkg, "-ldflags", "-s -w")
 }
 
+// OverlayVariable names the environment variable with a file for the -overlay
+// flag of the go command: what is built of the simulators has its defects
+// (package mutation).
+const OverlayVariable = "COCO_E2E_OVERLAY"
+
 func goBuild(ctx context.Context, root, cgo, out, pkg string, flags ...string) error {
 	args := append([]string{"build", "-trimpath", "-buildvcs=false", "-o", out}, flags...)
+	if overlay := os.Getenv(OverlayVariable); overlay != "" {
+		args = append(args, "-overlay", overlay)
+	}
 	cmd := exec.CommandContext(ctx, "go", append(args, pkg)...)
 	cmd.Dir, cmd.Env = root, append(os.Environ(), "GOFLAGS=", "GOWORK=off", "CGO_ENABLED="+cgo)
 	if text, err := cmd.CombinedOutput(); err != nil {

@@ -46,8 +46,13 @@ func NewClient(cfg *rest.Config) (*Client, error) {
 // Namespace creates a namespace with a generated name and waits for its
 // default ServiceAccount, without which no pod can be created in it.
 func (c *Client) Namespace(ctx context.Context, prefix string) (string, error) {
+	return c.NamespaceLabelled(ctx, prefix, nil)
+}
+
+// NamespaceLabelled is Namespace with labels.
+func (c *Client) NamespaceLabelled(ctx context.Context, prefix string, labels map[string]string) (string, error) {
 	ns, err := c.Kube.CoreV1().Namespaces().Create(ctx,
-		&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: prefix + "-"}}, metav1.CreateOptions{})
+		&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: prefix + "-", Labels: labels}}, metav1.CreateOptions{})
 	if err != nil {
 		return "", fmt.Errorf("create namespace %s-…: %w", prefix, err)
 	}

@@ -110,7 +110,12 @@ func findOrBringUp(ctx context.Context) *testbed.Testbed {
 // Kubernetes and the guests know of its pods is kept first.
 func (b *Bed) Namespace(ctx context.Context, prefix string) string {
 	GinkgoHelper()
-	ns, err := b.Pods.Namespace(ctx, prefix)
+	return b.namespace(ctx, prefix, nil)
+}
+
+func (b *Bed) namespace(ctx context.Context, prefix string, labels map[string]string) string {
+	GinkgoHelper()
+	ns, err := b.Pods.NamespaceLabelled(ctx, prefix, labels)
 	Expect(err).NotTo(HaveOccurred())
 	DeferCleanup(func(ctx SpecContext) error {
 		b.tellTimelines(ctx, ns)

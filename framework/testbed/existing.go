@@ -102,7 +102,7 @@ func existingHandle(o Options, p *existing.Platform) Handle {
 	h := Handle{
 		Provider: Existing, Name: o.Name, StateRoot: o.ClustersDir(), Kubeconfig: o.Existing.Kubeconfig, Platform: p,
 		RuntimeClass: first.Name, TEE: first.TEE, Simulated: first.Simulated, LegacyInitData: first.Simulated, Shim: "kata",
-		Nginx: o.Workload, UnlistedImage: os.Getenv("UNLISTED_IMAGE"), Roots: o.Existing.TestRoots,
+		Nginx: o.Workload, UnlistedImage: os.Getenv("UNLISTED_IMAGE"), ProbeImage: os.Getenv("PROBE_IMAGE"), Roots: o.Existing.TestRoots,
 	}
 	if first.Simulated {
 		h.Shim = "coco-sim"

@@ -175,6 +175,9 @@ type Handle struct {
 	Nginx string `json:"nginx"`
 	// UnlistedImage is another image that pods can run.
 	UnlistedImage string `json:"unlistedImage"`
+	// ProbeImage is the image of the host probe (package hostprobe), or "" where
+	// nobody may attack from the nodes.
+	ProbeImage string `json:"probeImage"`
 	// Platform is what was detected of a cluster that was there; nil for others.
 	Platform *existing.Platform `json:"platform,omitempty"`
 	// KBSURL is the KBS as a guest reaches it; "" when there is none.
@@ -270,7 +273,7 @@ func Up(ctx context.Context, o Options) (*Testbed, error) {
 		Simulated: true, Roots: parts.Roots, Programs: parts.NodePrograms,
 		Shim: o.Shim.Name(), LegacyInitData: o.Shim.Kata == "", // Kata 4.1 ignores that annotation.
 
-		Nginx: parts.Images["nginx"].Pinned(), UnlistedImage: simulation.KBSImage,
+		Nginx: parts.Images["nginx"].Pinned(), UnlistedImage: simulation.KBSImage, ProbeImage: simulation.ProbeImage,
 		NodeLogs: c.Logs(), Nodes: len(c.Nodes()),
 	}
 	if o.Workload != "" {
@@ -284,6 +287,9 @@ func Up(ctx context.Context, o Options) (*Testbed, error) {
 		return nil, err
 	}
 	if err := simulation.CreateRuntimeClasses(ctx, t.Pods.Kube); err != nil {
+		return nil, err
+	}
+	if err := t.cluster.LoadImageArchive(ctx, parts.ProbeArchive); err != nil {
 		return nil, err
 	}
 	if o.KBS.URL != "" {

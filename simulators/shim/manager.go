@@ -198,6 +198,9 @@ func (manager) Stop(ctx context.Context, id string) (shim.StopStatus, error) {
 		// Not an error: containerd would keep the dead task. It logs what comes here as a warning.
 		fmt.Fprintf(os.Stderr, "stop the VM of dead shim %s: %v\n", record.ID, err)
 	}
+	if record.Monitor != "" {
+		_ = os.RemoveAll(record.Monitor)
+	}
 	return status, nil
 }
 

@@ -33,6 +33,9 @@ const DeployImage = "coco-e2e.local/simulator:dev"
 // KBSImage is the name under which the KBS simulator's image is loaded.
 const KBSImage = "coco-e2e.local/kbs:dev"
 
+// ProbeImage is the name under which the host probe's image is loaded.
+const ProbeImage = "coco-e2e.local/hostprobe:dev"
+
 // Image is a workload image that the run serves.
 type Image struct {
 	// Reference is the name without tag or digest, as users write it.
@@ -69,6 +72,8 @@ type Parts struct {
 	Layout string
 	// KBSArchive is the KBS simulator's image as an archive.
 	KBSArchive string
+	// ProbeArchive is the host probe's image as an archive.
+	ProbeArchive string
 	// Images by short name: "nginx".
 	Images map[string]Image
 }
@@ -79,6 +84,7 @@ func (b *Builder) Build(ctx context.Context, img *node.Image) (*Parts, error) {
 	p := &Parts{
 		NodePrograms: filepath.Join(b.Cache, "opt"), Registry: filepath.Join(b.Cache, "bin", "registry"),
 		Roots: filepath.Join(b.Cache, "roots"), Layout: filepath.Join(b.Cache, "images"), KBSArchive: filepath.Join(b.Cache, "kbs.tar"),
+		ProbeArchive: filepath.Join(b.Cache, "hostprobe.tar"),
 	}
 	if err := b.Progress.Do("simulators: compiling", func() error { return b.compile(ctx, p) }); err != nil {
 		return nil, err
@@ -94,6 +100,10 @@ func (b *Builder) Build(ctx context.Context, img *node.Image) (*Parts, error) {
 			return b.run(ctx, p.Registry, "archive", "--out", p.KBSArchive, "--reference", KBSImage,
 				"--binary", filepath.Join(b.Cache, "bin", "kbs")+":/usr/local/bin/kbs", "--entrypoint", "/usr/local/bin/kbs")
 		})
+		g.Go(func() error {
+			return b.run(ctx, p.Registry, "archive", "--out", p.ProbeArchive, "--reference", ProbeImage,
+				"--binary", filepath.Join(b.Cache, "bin", "hostprobe")+":/hostprobe", "--entrypoint", "/hostprobe")
+		})
 		return g.Wait()
 	})
 }
@@ -107,6 +117,7 @@ func (b *Builder) compile(ctx context.Context, p *Parts) error {
 		"./simulators/registry/cmd": p.Registry,
 		"./simulators/deploy/cmd":   filepath.Join(b.Cache, "bin", "deploy"),
 		"./simulators/kbs/cmd":      filepath.Join(b.Cache, "bin", "kbs"),
+		"./framework/hostprobe/cmd": filepath.Join(b.Cache, "bin", "hostprobe"),
 	} {
 		if err := guest.Static(ctx, b.Root, to, pkg); err != nil {
 			return err

@@ -28,7 +28,7 @@ func main() {
 		Use: "coco-e2e", Short: "End-to-end tests for confidential pods",
 		SilenceUsage: true, SilenceErrors: true,
 	}
-	root.AddCommand(prepareCommand(), upCommand(), downCommand(), runCommand(), benchCommand(), initDataCommand(), evidenceCommand(), kbsCommand(), reportCommand(), policyCommand(), requirementsCommand())
+	root.AddCommand(prepareCommand(), upCommand(), downCommand(), runCommand(), benchCommand(), initDataCommand(), evidenceCommand(), kbsCommand(), reportCommand(), policyCommand(), requirementsCommand(), mutantsCommand())
 	if err := root.ExecuteContext(ctx); err != nil {
 		if !errors.Is(err, errSpecsFailed) && !errors.Is(err, errNotAllowed) {
 			fmt.Fprintln(os.Stderr, "coco-e2e:", err)

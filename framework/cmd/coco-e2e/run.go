@@ -76,6 +76,19 @@ func suitesOf(root, provider string) ([]string, error) {
 	return names, nil
 }
 
+// needsCluster says whether any of the suites does; none is all of them.
+func needsCluster(suites []string) bool {
+	return len(suites) == 0 || slices.ContainsFunc(suites, func(s string) bool { return !slices.Contains(noCluster, s) })
+}
+
+// nodeLogs are those of a testbed, if there is one.
+func nodeLogs(t *testbed.Testbed) string {
+	if t == nil {
+		return ""
+	}
+	return t.NodeLogs
+}
+
 // selection says which specs run, and what stays afterwards.
 type selection struct {
 	suites       []string
@@ -171,19 +184,21 @@ func runSuites(cmd *cobra.Command, o testbed.Options, s selection, more func(*te
 	if err != nil {
 		return record.aborted(err)
 	}
-	t, err := up(cmd.Context(), o)
-	if err != nil {
-		return record.aborted(err)
-	}
-	if !s.keep {
-		defer func() { err = errors.Join(err, down(o), savePhases(o, dir)) }()
+	var t *testbed.Testbed
+	if needsCluster(s.suites) {
+		if t, err = up(cmd.Context(), o); err != nil {
+			return record.aborted(err)
+		}
+		if !s.keep {
+			defer func() { err = errors.Join(err, down(o), savePhases(o, dir)) }()
+		}
 	}
 	s.mark = leak.NewMark()
 	runErr := o.Progress.Do("suites: running", func() error { return ginkgo(o, binaries, dir, s) })
 	made, err := record.write(cmd.Context(), t, nil)
 	runErr = errors.Join(runErr, err)
-	runErr = errors.Join(runErr, o.Progress.Do("secrets: looked for in reports and logs", func() error { return noLeaks(s.mark, dir, t.NodeLogs) }))
-	if runErr != nil {
+	runErr = errors.Join(runErr, o.Progress.Do("secrets: looked for in reports and logs", func() error { return noLeaks(s.mark, dir, nodeLogs(t)) }))
+	if runErr != nil && t != nil {
 		if err := t.ExportLogs(cmd.Context(), filepath.Join(dir, "node-logs")); err != nil {
 			fmt.Fprintln(os.Stderr, "coco-e2e: node logs:", err)
 		}

@@ -84,8 +84,20 @@ func (p ProfileResult) Verdict(claim Claim) string {
 		return "conforms"
 	case p.Conforms:
 		return "conforms, simulated"
+	case p.untouched():
+		return "not run"
 	}
 	return "does not conform"
+}
+
+// untouched says that nothing of a profile was asked.
+func (p ProfileResult) untouched() bool {
+	for result, n := range p.Counts() {
+		if n > 0 && result != NotRun && result != NotApplicable {
+			return false
+		}
+	}
+	return true
 }
 
 // Counts are a profile's requirements by result, of both levels.

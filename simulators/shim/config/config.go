@@ -38,6 +38,8 @@ type Config struct {
 	KubeletRootDir string
 	// LegacyInitData honours the init-data annotation that Kata had before cc_init_data became the hypervisor's.
 	LegacyInitData bool
+	// MonitorDir is where each sandbox's management socket is, in a directory named by its id; empty for none.
+	MonitorDir string
 	// Ignored lists the file's keys that mean nothing here.
 	Ignored []string
 }
@@ -67,6 +69,7 @@ type document struct {
 		CreateContainerTimeout int64   `toml:"create_container_timeout"`
 		KubeletRootDir         string  `toml:"kubelet_root_dir"`
 		LegacyInitData         bool    `toml:"legacy_initdata_annotation"`
+		MonitorDir             string  `toml:"monitor_dir"`
 	} `toml:"runtime"`
 }
 
@@ -103,6 +106,7 @@ func parse(text string) (Config, error) {
 		ForceGuestPull:      d.Runtime.ForceGuestPull,
 		KubeletRootDir:      d.Runtime.KubeletRootDir,
 		LegacyInitData:      d.Runtime.LegacyInitData,
+		MonitorDir:          d.Runtime.MonitorDir,
 	}
 	if c.HypervisorSocket == "" {
 		return Config{}, errors.New("[hypervisor.remote] remote_hypervisor_socket is missing: set it to the pod VM daemon's socket")

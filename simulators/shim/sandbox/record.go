@@ -16,6 +16,8 @@ const recordName = "coco-sim-vm.json"
 type Record struct {
 	HypervisorSocket string `json:"hypervisorSocket"`
 	ID               string `json:"id"`
+	// Monitor is the directory of the management socket, or "".
+	Monitor string `json:"monitor,omitempty"`
 }
 
 func writeRecord(bundle string, record Record) error {

@@ -66,6 +66,7 @@ type Sandbox struct {
 	settings   *settings
 	hypervisor hypervisor
 	agent      *agent
+	monitor    *monitor // nil while there is none
 	// passSeccomp is true when neither the configuration nor the guest keeps seccomp out.
 	passSeccomp bool
 
@@ -96,7 +97,7 @@ func New(ctx context.Context, options Options) (*Sandbox, error) {
 		stopped:    make(chan struct{}),
 	}
 	// Before CreateVM: a VM without a record could be left running by a crash.
-	if err := writeRecord(options.Bundle, Record{HypervisorSocket: s.hypervisor.socket, ID: options.ID}); err != nil {
+	if err := writeRecord(options.Bundle, Record{HypervisorSocket: s.hypervisor.socket, ID: options.ID, Monitor: monitorDir(options)}); err != nil {
 		return nil, err
 	}
 	agentSocket, err := s.hypervisor.create(ctx, &hypervisorpb.CreateVMRequest{
@@ -110,7 +111,11 @@ func New(ctx context.Context, options Options) (*Sandbox, error) {
 		}
 		return nil, err
 	}
-	if err := s.boot(ctx, agentSocket, shmSize); err != nil {
+	err = s.boot(ctx, agentSocket, shmSize)
+	if err == nil {
+		s.monitor, err = serveMonitor(monitorDir(options), agentSocket)
+	}
+	if err != nil {
 		s.Stop(ctx)
 		return nil, err
 	}
@@ -257,6 +262,9 @@ func (s *Sandbox) Stop(ctx context.Context) {
 
 func (s *Sandbox) stop(ctx context.Context) {
 	close(s.stopped)
+	if err := s.monitor.close(); err != nil {
+		log.G(ctx).WithError(err).Warn("management socket")
+	}
 	logger := log.G(ctx).WithField("sandbox", s.options.ID)
 	for _, container := range s.snapshot() {
 		container.stop(ctx)
