@@ -371,6 +371,11 @@ func Kept(o Options) (*Testbed, error) {
 	return Open(*h)
 }
 
+// LoadImage loads an image's archive onto the nodes.
+func (t *Testbed) LoadImage(ctx context.Context, archive string) error {
+	return t.cluster.LoadImageArchive(ctx, archive)
+}
+
 // ExportLogs copies what the node and its guests logged into dir.
 func (t *Testbed) ExportLogs(ctx context.Context, dir string) error {
 	return t.cluster.ExportLogs(ctx, dir)

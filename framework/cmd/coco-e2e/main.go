@@ -28,7 +28,7 @@ func main() {
 		Use: "coco-e2e", Short: "End-to-end tests for confidential pods",
 		SilenceUsage: true, SilenceErrors: true,
 	}
-	root.AddCommand(prepareCommand(), upCommand(), downCommand(), runCommand(), benchCommand(), initDataCommand(), evidenceCommand(), kbsCommand(), reportCommand(), policyCommand(), requirementsCommand(), mutantsCommand())
+	root.AddCommand(prepareCommand(), upCommand(), downCommand(), runCommand(), benchCommand(), initDataCommand(), evidenceCommand(), kbsCommand(), reportCommand(), policyCommand(), requirementsCommand(), mutantsCommand(), imageCommand())
 	if err := root.ExecuteContext(ctx); err != nil {
 		if !errors.Is(err, errSpecsFailed) && !errors.Is(err, errNotAllowed) {
 			fmt.Fprintln(os.Stderr, "coco-e2e:", err)
@@ -40,6 +40,12 @@ func main() {
 
 // options reads the environment; progress goes to standard output.
 func options() (testbed.Options, error) {
+	// Without a checkout the directory of the prebuilt parts stands for it.
+	if dir := prebuilt(); dir != "" && os.Getenv("COCO_E2E_ROOT") == "" {
+		if err := os.Setenv("COCO_E2E_ROOT", dir); err != nil {
+			return testbed.Options{}, err
+		}
+	}
 	o, err := testbed.FromEnvironment()
 	o.Progress = progress.New(os.Stdout)
 	return o, err

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -16,6 +17,7 @@ import (
 	"github.com/onsi/ginkgo/v2/types"
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
+	"k8s.io/client-go/kubernetes"
 
 	"github.com/coco-e2e/coco-e2e/framework/conformance/report"
 	"github.com/coco-e2e/coco-e2e/framework/leak"
@@ -47,9 +49,14 @@ func runCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if err := s.to.check(); err != nil {
+				return err
+			}
 			return runSuites(cmd, o, s, nil)
 		},
 	}
+	cmd.Flags().StringVar(&s.to.configMap, "config-map", "", "put the report into this ConfigMap too, NAMESPACE/NAME")
+	cmd.Flags().StringVar(&s.to.sonobuoy, "sonobuoy", "", "directory of a Sonobuoy worker, to which the artefacts go when the run ends")
 	cmd.Flags().StringSliceVar(&s.suites, "suites", strings.FieldsFunc(os.Getenv("SUITES"), func(r rune) bool { return r == ',' }), "run only these suites, with commas between")
 	cmd.Flags().StringVar(&s.focus, "focus", os.Getenv("FOCUS"), "run only specs whose text matches this regular expression")
 	cmd.Flags().StringVar(&s.label, "label-filter", os.Getenv("LABELS"), "run only specs with these labels (Ginkgo's label filter)")
@@ -81,6 +88,14 @@ func needsCluster(suites []string) bool {
 	return len(suites) == 0 || slices.ContainsFunc(suites, func(s string) bool { return !slices.Contains(noCluster, s) })
 }
 
+// kubeOf is a testbed's cluster, if there is one.
+func kubeOf(t *testbed.Testbed) kubernetes.Interface {
+	if t == nil {
+		return nil
+	}
+	return t.Pods.Kube
+}
+
 // nodeLogs are those of a testbed, if there is one.
 func nodeLogs(t *testbed.Testbed) string {
 	if t == nil {
@@ -96,6 +111,8 @@ type selection struct {
 	keep         bool
 	// mark begins every secret of the run.
 	mark string
+	// to is where reports go too.
+	to delivery
 }
 
 // noLeaks looks for the run's secrets in directories, of which "" is none.
@@ -122,6 +139,9 @@ func noLeaks(mark string, dirs ...string) error {
 // compileSuites compiles each of the named suites, or all when none is named,
 // and returns the binaries.
 func compileSuites(o testbed.Options, names []string) ([]string, error) {
+	if dir := prebuilt(); dir != "" {
+		return prebuiltBinaries(dir, o.Cache, names)
+	}
 	all, err := suitesOf(o.Root, o.Provider)
 	if err != nil {
 		return nil, err
@@ -182,12 +202,12 @@ func runSuites(cmd *cobra.Command, o testbed.Options, s selection, more func(*te
 	record := recording{dir: dir, begin: begin, o: o, s: s}
 	binaries, err := compileSuites(o, s.suites)
 	if err != nil {
-		return record.aborted(err)
+		return errors.Join(record.aborted(err), s.to.deliver(cmd.Context(), dir, nil))
 	}
 	var t *testbed.Testbed
 	if needsCluster(s.suites) {
 		if t, err = up(cmd.Context(), o); err != nil {
-			return record.aborted(err)
+			return errors.Join(record.aborted(err), s.to.deliver(cmd.Context(), dir, nil))
 		}
 		if !s.keep {
 			defer func() { err = errors.Join(err, down(o), savePhases(o, dir)) }()
@@ -206,7 +226,8 @@ func runSuites(cmd *cobra.Command, o testbed.Options, s selection, more func(*te
 	if runErr == nil && more != nil {
 		runErr = more(t)
 	}
-	return errors.Join(runErr, summary(dir, o, made, s.keep, time.Since(begin)))
+	runErr = errors.Join(runErr, summary(dir, o, made, s.keep, time.Since(begin)))
+	return errors.Join(runErr, s.to.deliver(context.WithoutCancel(cmd.Context()), dir, kubeOf(t)))
 }
 
 func command(dir, name string, args ...string) *exec.Cmd {
@@ -219,11 +240,15 @@ func command(dir, name string, args ...string) *exec.Cmd {
 // Ctrl-C reaches it directly and it ends its specs in order.
 func ginkgo(o testbed.Options, binaries []string, dir string, s selection) error {
 	// A spec mostly waits for the cluster: more of them run than there are CPUs.
-	args := []string{
-		"tool", "ginkgo", "run", "--procs", strconv.Itoa(min(8, 2*runtime.NumCPU())), "--randomize-all",
+	program, args := "go", []string{"tool", "ginkgo"}
+	if dir := prebuilt(); dir != "" {
+		program, args = filepath.Join(dir, prebuiltGinkgo), nil
+	}
+	args = append(args,
+		"run", "--procs", strconv.Itoa(min(8, 2*runtime.NumCPU())), "--randomize-all",
 		"--output-dir", dir, "--json-report", ginkgoReport,
 		"--poll-progress-after", "60s", "--timeout", "30m", "--keep-going",
-	}
+	)
 	if !term.IsTerminal(int(os.Stdout.Fd())) {
 		args = append(args, "--no-color")
 	}
@@ -233,7 +258,7 @@ func ginkgo(o testbed.Options, binaries []string, dir string, s selection) error
 	if s.label != "" {
 		args = append(args, "--label-filter", s.label)
 	}
-	cmd := command(o.Root, "go", append(args, binaries...)...)
+	cmd := command(o.Root, program, append(args, binaries...)...)
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	cmd.Env = append(os.Environ(), "COCO_E2E_ROOT="+o.Root, "CLUSTER="+o.Provider, "CLUSTER_NAME="+o.Name, "COCO_E2E_CACHE="+o.Cache, "ARTIFACTS_DIR="+dir,
 		leak.MarkVariable+"="+s.mark)

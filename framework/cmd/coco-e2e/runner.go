@@ -1,0 +1,161 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/coco-e2e/coco-e2e/framework/guest"
+	"github.com/coco-e2e/coco-e2e/framework/testbed"
+)
+
+// Names in a directory with everything that a run on an existing cluster needs,
+// beside this program: no Go, no checkout.
+const (
+	prebuiltSuites = "suites"
+	prebuiltGinkgo = "ginkgo"
+	// runnerDir is that directory in the runner's image.
+	runnerDir   = "/opt/coco-e2e"
+	runnerImage = "coco-e2e.local/runner:dev"
+)
+
+// prebuilt is the directory of this program when the compiled suites are beside
+// it, or "".
+func prebuilt() string {
+	self, err := os.Executable()
+	if err != nil {
+		return ""
+	}
+	dir := filepath.Dir(self)
+	for _, name := range []string{prebuiltSuites, prebuiltGinkgo} {
+		if _, err := os.Stat(filepath.Join(dir, name)); err != nil {
+			return ""
+		}
+	}
+	return dir
+}
+
+// prebuiltBinaries are the compiled suites of dir that were asked for, linked
+// into cache as Ginkgo wants them.
+func prebuiltBinaries(dir, cache string, names []string) ([]string, error) {
+	found, err := filepath.Glob(filepath.Join(dir, prebuiltSuites, "*.test"))
+	if err != nil {
+		return nil, err
+	}
+	var all []string
+	for _, f := range found {
+		all = append(all, strings.TrimSuffix(filepath.Base(f), ".test"))
+	}
+	if len(names) == 0 {
+		names = all
+	}
+	var binaries []string
+	for _, name := range names {
+		if !slices.Contains(all, name) {
+			return nil, fmt.Errorf("no suite on a cluster is called %q: SUITES takes any of %s, with commas between", name, strings.Join(all, ", "))
+		}
+		link := filepath.Join(cache, "suites", name, name+".test")
+		if err := os.MkdirAll(filepath.Dir(link), 0o755); err != nil {
+			return nil, err
+		}
+		if err := os.Remove(link); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
+		if err := os.Symlink(filepath.Join(dir, prebuiltSuites, name+".test"), link); err != nil {
+			return nil, err
+		}
+		binaries = append(binaries, link)
+	}
+	return binaries, nil
+}
+
+func imageCommand() *cobra.Command {
+	var out string
+	var load bool
+	cmd := &cobra.Command{
+		Use: "image", Short: "Make the image that runs the suites inside a cluster, as an archive", Args: cobra.NoArgs,
+		Long: "Make the image that runs the suites inside a cluster, as an archive for `ctr images import`, `kind load image-archive` or `skopeo copy`:\n" + runnerImage + ", see manifests/chart.",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			o, err := options()
+			if err != nil {
+				return err
+			}
+			if err := o.Progress.Do("runner: image", func() error { return writeRunnerImage(cmd.Context(), o, out) }); err != nil || !load {
+				return err
+			}
+			t, err := testbed.Kept(o)
+			if err != nil {
+				return err
+			}
+			if t == nil {
+				return fmt.Errorf("--load: no cluster called %s is kept: make up first", o.Name)
+			}
+			return o.Progress.Do("runner: load onto the nodes", func() error { return t.LoadImage(cmd.Context(), out) })
+		},
+	}
+	cmd.Flags().BoolVar(&load, "load", false, "load it onto the nodes of the cluster that make up brought up")
+	cmd.Flags().StringVarP(&out, "output", "o", "", "archive to write (required)")
+	_ = cmd.MarkFlagRequired("output")
+	return cmd
+}
+
+// authorities are the certificates that the image trusts for https.
+const authorities = "/etc/ssl/certs/ca-certificates.crt"
+
+func writeRunnerImage(ctx context.Context, o testbed.Options, out string) error {
+	dir := filepath.Join(o.Cache, "runner")
+	if err := os.MkdirAll(filepath.Join(dir, prebuiltSuites), 0o755); err != nil {
+		return err
+	}
+	suites, err := suitesOf(o.Root, testbed.Existing)
+	if err != nil {
+		return err
+	}
+	program := filepath.Join(dir, "coco-e2e")
+	if err := build(ctx, o.Root, "build", "-o", program, "./framework/cmd/coco-e2e"); err != nil {
+		return err
+	}
+	if err := build(ctx, o.Root, "build", "-o", filepath.Join(dir, prebuiltGinkgo), "github.com/onsi/ginkgo/v2/ginkgo"); err != nil {
+		return err
+	}
+	registry := filepath.Join(dir, "registry")
+	if err := guest.Static(ctx, o.Root, registry, "./simulators/registry/cmd"); err != nil {
+		return err
+	}
+	args := []string{
+		"archive", "--out", out, "--reference", runnerImage, "--entrypoint", runnerDir + "/coco-e2e",
+		"--binary", program + ":" + runnerDir + "/coco-e2e", "--binary", filepath.Join(dir, prebuiltGinkgo) + ":" + runnerDir + "/" + prebuiltGinkgo,
+	}
+	for _, name := range suites {
+		binary := filepath.Join(dir, prebuiltSuites, name+".test")
+		if err := build(ctx, o.Root, "test", "-c", "-o", binary, "./suites/"+name); err != nil {
+			return err
+		}
+		args = append(args, "--binary", binary+":"+runnerDir+"/"+prebuiltSuites+"/"+name+".test")
+	}
+	if _, err := os.Stat(authorities); err == nil {
+		args = append(args, "--file", authorities+":"+authorities)
+	}
+	if text, err := exec.CommandContext(ctx, registry, args...).CombinedOutput(); err != nil {
+		return fmt.Errorf("runner image: %w\n%s", err, text)
+	}
+	return nil
+}
+
+// build runs the go command for a program that needs no library.
+func build(ctx context.Context, root, verb string, args ...string) error {
+	cmd := exec.CommandContext(ctx, "go", append([]string{verb, "-trimpath", "-ldflags", "-s -w"}, args...)...)
+	cmd.Dir, cmd.Env = root, append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=", "GOWORK=off")
+	if text, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("go %s %s: %w\n%s", verb, args[len(args)-1], err, text)
+	}
+	return nil
+}
