@@ -1,14 +1,14 @@
 # coco-e2e: end-to-end tests for confidential pods. `make help` says what there is.
 
 .DEFAULT_GOAL := help
-.PHONY: mutants help e2e up down test lint bench build prerequisites generate fuzz
+.PHONY: help e2e up down test lint bench build prerequisites generate fuzz requirements mutants
 
 COCO := bin/coco-e2e
 export CLUSTER CLUSTER_NAME NODES COCO_E2E_CACHE ARTIFACTS_DIR WORKLOAD_IMAGE KEEP FOCUS LABELS SUITES SHIM KATA_SHIM KATA_CONFIG KBS KBS_URL KBS_ADMIN_URL KBS_ADMIN_TOKEN KBS_CERT ARTIFACTS KUBECONFIG RUNTIME_CLASS TEST_ROOTS UNLISTED_IMAGE PROBE_IMAGE FUZZTIME TARGETS
 
 help: ## say what there is
 	@echo "targets:"
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
 	@echo "variables:"
 	@echo "  KEEP=1            keep the cluster after make e2e (make down removes it)"
 	@echo "  FOCUS='text'      run only specs whose text matches this regular expression"
@@ -43,14 +43,17 @@ lint: prerequisites ## gofumpt, go vet, staticcheck, ginkgolinter
 bench: prerequisites build ## measure pods, execs, memory and phases on a fresh cluster
 	@$(COCO) bench
 
-mutants: prerequisites build ## put defects into the simulators, one at a time, and see the suites find each
-	@$(COCO) mutants
-
 build: ## put the command at bin/coco-e2e
 	@go build -trimpath -o $(COCO) ./framework/cmd/coco-e2e
 
 fuzz: ## run each fuzz target, or those that match TARGETS, for FUZZTIME (10s)
 	@scripts/fuzz
+
+requirements: build ## write docs/requirements.md: every requirement with the specs that prove it
+	@$(COCO) requirements --write
+
+mutants: prerequisites build ## give the simulators one defect after the other, and see that the suites fail what it breaks
+	@$(COCO) mutants
 
 generate: ## regenerate Go code from .proto files (needs protobuf-compiler, libprotobuf-dev)
 	@scripts/generate

@@ -27,6 +27,11 @@ const (
 	TEE = "bin/tee"
 )
 
+// OverlayVariable is the environment variable with a file for `go build
+// -overlay`, by which programs are built from other sources than the
+// checkout's. Unset or empty: from the checkout's.
+const OverlayVariable = "COCO_E2E_OVERLAY"
+
 // inGuest names each of the guest's programs and the path below Rootfs where it is put.
 var inGuest = map[string]string{
 	"./simulators/agent/cmd":                       "usr/bin/kata-agent",
@@ -58,11 +63,6 @@ func Compile(ctx context.Context, root, dir string) error {
 func Static(ctx context.Context, root, out, pkg string) error {
 	return goBuild(ctx, root, "0", out, pkg, "-ldflags", "-s -w")
 }
-
-// OverlayVariable names the environment variable with a file for the -overlay
-// flag of the go command: what is built of the simulators has its defects
-// (package mutation).
-const OverlayVariable = "COCO_E2E_OVERLAY"
 
 func goBuild(ctx context.Context, root, cgo, out, pkg string, flags ...string) error {
 	args := append([]string{"build", "-trimpath", "-buildvcs=false", "-o", out}, flags...)

@@ -126,6 +126,9 @@ func FromEnvironment() (Options, error) {
 	return o, err
 }
 
+// ErrNoCheckout says that the working directory is not inside a checkout.
+var ErrNoCheckout = errors.New("not inside a checkout of coco-e2e")
+
 // checkout walks up from the working directory to this module's go.mod.
 func checkout() (string, error) {
 	dir, err := os.Getwd()
@@ -138,7 +141,7 @@ func checkout() (string, error) {
 			return d, nil
 		}
 		if d == filepath.Dir(d) {
-			return "", fmt.Errorf("%s is not inside a checkout of coco-e2e: the simulators are built from its sources", dir)
+			return "", fmt.Errorf("%s is %w: the simulators are built from its sources", dir, ErrNoCheckout)
 		}
 	}
 }

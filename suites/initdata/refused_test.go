@@ -27,12 +27,15 @@ type refusal struct {
 // replaceIn writes by over what s has from its nth character.
 func replaceIn(s string, n int, by string) string { return s[:n] + by + s[n+len(by):] }
 
-// whyNot waits until a pod's sandbox could not be made, and returns the event.
+// whyNot waits until a pod's sandbox could not be made, and returns the event;
+// or that of its start, after which there will be no other.
 func whyNot(ctx context.Context, ns, name string) string {
 	GinkgoHelper()
 	ctx, cancel := context.WithTimeout(ctx, suite.ReadyTimeout)
 	defer cancel()
-	event, err := bed.Pods.WaitEvent(ctx, ns, name, func(e string) bool { return strings.HasPrefix(e, "FailedCreatePodSandBox: ") })
+	event, err := bed.Pods.WaitEvent(ctx, ns, name, func(e string) bool {
+		return strings.HasPrefix(e, "FailedCreatePodSandBox: ") || strings.HasPrefix(e, "Started: ")
+	})
 	Expect(err).NotTo(HaveOccurred())
 	return event
 }

@@ -2,52 +2,81 @@ package main
 
 import (
 	"bytes"
+	"encoding/json"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
-	"github.com/onsi/ginkgo/v2/types"
-
 	"github.com/coco-e2e/coco-e2e/framework/conformance"
+	"github.com/coco-e2e/coco-e2e/framework/conformance/specs"
 )
 
-func TestRequirements(t *testing.T) {
-	c, err := conformance.Parse([]byte(`requirements:
-  - {id: POLICY-A-001, level: MUST, profile: policy, text: It MUST | a., source: s}
-  - {id: POLICY-A-002, level: SHOULD, profile: policy, text: It SHOULD b., source: s}
-`))
+func runRequirements(t *testing.T, args ...string) (out, notes string, err error) {
+	t.Helper()
+	var stdout, stderr bytes.Buffer
+	command := requirementsCommand()
+	command.SilenceUsage, command.SilenceErrors = true, true
+	command.SetOut(&stdout)
+	command.SetErr(&stderr)
+	command.SetArgs(args)
+	err = command.ExecuteContext(t.Context())
+	return stdout.String(), stderr.String(), err
+}
+
+// Outside a checkout there are no suites: the catalogue is listed, and says so.
+func TestRequirementsWithoutCheckout(t *testing.T) {
+	t.Chdir(t.TempDir())
+	t.Setenv("COCO_E2E_ROOT", "")
+	out, notes, err := runRequirements(t, "-o", "json", "--profile", "policy")
+	var listed []conformance.Requirement
+	if parse := json.Unmarshal([]byte(out), &listed); err != nil || parse != nil || len(listed) == 0 {
+		t.Fatalf("%v, %v, %s", err, parse, out)
+	}
+	for _, r := range listed {
+		if r.Profile != "policy" {
+			t.Errorf("%s is of profile %s", r.ID, r.Profile)
+		}
+	}
+	if !strings.Contains(notes, "without specs") {
+		t.Errorf("notes: %q", notes)
+	}
+	for args, want := range map[string]string{
+		"--check": "not inside a checkout", "--write": "not inside a checkout", "-o yaml": "use table, json or markdown", "--profile x": "use one of [policy",
+		"--check --profile policy": "none of the others can be",
+	} {
+		if _, _, err := runRequirements(t, strings.Fields(args)...); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want …%s…", args, err, want)
+		}
+	}
+}
+
+func TestCheckRequirements(t *testing.T) {
+	c, err := conformance.Parse([]byte("requirements:\n  - {id: A-B-001, level: MUST, profile: pod, text: A pod MUST run., source: Kubernetes}\n"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	spec := func(text string, labels ...string) types.SpecReport {
-		return types.SpecReport{LeafNodeText: text, LeafNodeType: types.NodeTypeIt, LeafNodeLabels: labels}
+	root := t.TempDir()
+	suites := []specs.Suite{{Name: "pod", Checked: true, Specs: []specs.Spec{{Suite: "pod", Text: "runs", Requirements: []string{"A-B-001"}}}}}
+	var out, page bytes.Buffer
+	if err := checkRequirements(&out, root, c, suites); err == nil || !strings.Contains(err.Error(), "requirements.md is not current") {
+		t.Errorf("no page: %v", err)
 	}
-	setUp := types.SpecReport{LeafNodeType: types.NodeTypeBeforeSuite}
-	suites := []types.Report{{SuiteDescription: "x", SpecReports: types.SpecReports{spec("two", "requirement:POLICY-A-001"), spec("one", "requirement:POLICY-A-001"), setUp}}}
-	list, orphans := proofs(c, suites)
-	if len(list) != 2 || strings.Join(list[0].Specs, ";") != "x: one;x: two" || len(orphans) != 0 {
-		t.Errorf("%+v %v", list, orphans)
+	if err := specs.Markdown(&page, c.Requirements, specs.Prove(suites)); err != nil {
+		t.Fatal(err)
 	}
-	var out bytes.Buffer
-	if err := complete(&out, list, orphans); err == nil || !strings.Contains(err.Error(), "POLICY-A-002 has no spec") || strings.Contains(err.Error(), "POLICY-A-001") {
-		t.Error(err)
+	path := filepath.Join(root, requirementsPage)
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		t.Fatal(err)
 	}
-	suites[0].SpecReports = append(suites[0].SpecReports, spec("three", "requirement:POLICY-A-002"), spec("four"))
-	list, orphans = proofs(c, suites)
-	if err := complete(&out, list, orphans); err == nil || !strings.Contains(err.Error(), `spec "x: four" proves no requirement`) {
-		t.Error(err)
+	if err := os.WriteFile(path, page.Bytes(), 0o600); err != nil {
+		t.Fatal(err)
 	}
-	if err := complete(&out, list, nil); err != nil || out.String() != "requirements: 2, each with a spec; 3 proofs\n" {
-		t.Errorf("%v %q", err, out.String())
+	if err := checkRequirements(&out, root, c, suites); err != nil || !strings.HasPrefix(out.String(), "1 requirements, each with a spec; 1 specs in 1 suites") {
+		t.Errorf("%v, %q", err, out.String())
 	}
-	for format, want := range map[string]string{
-		"markdown": `| POLICY-A-001 | MUST | policy | It MUST \| a. | s | x: one<br>x: two |`, "table": "POLICY-A-001  MUST    policy   2      It MUST | a.", "json": `"id": "POLICY-A-001"`,
-	} {
-		out.Reset()
-		if err := writeRequirements(&out, list, format); err != nil || !strings.Contains(out.String(), want) {
-			t.Errorf("%s: %v: without %q:\n%s", format, err, want, out.String())
-		}
-	}
-	if err := writeRequirements(&out, list, "xml"); err == nil {
-		t.Error("another format is taken")
+	suites[0].Checked = false
+	if err := checkRequirements(&out, root, c, suites); err == nil || !strings.Contains(err.Error(), "suite pod does not import") {
+		t.Errorf("not checked: %v", err)
 	}
 }

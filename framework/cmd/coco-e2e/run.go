@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -68,15 +69,15 @@ func runCommand() *cobra.Command {
 // simulated guests, so that they say nothing of a cluster that was there.
 var noCluster = []string{"agent"}
 
-// suitesOf returns the suites below suites/ that say something of a provider's clusters.
-func suitesOf(root, provider string) ([]string, error) {
+// allSuites returns the names of the suites below suites/.
+func allSuites(root string) ([]string, error) {
 	entries, err := os.ReadDir(filepath.Join(root, "suites"))
 	if err != nil {
 		return nil, err
 	}
 	var names []string
 	for _, e := range entries {
-		if e.IsDir() && (provider != testbed.Existing || !slices.Contains(noCluster, e.Name())) {
+		if e.IsDir() {
 			names = append(names, e.Name())
 		}
 	}
@@ -104,6 +105,15 @@ func nodeLogs(t *testbed.Testbed) string {
 	return t.NodeLogs
 }
 
+// suitesOf returns the suites below suites/ that say something of a provider's clusters.
+func suitesOf(root, provider string) ([]string, error) {
+	names, err := allSuites(root)
+	if provider == testbed.Existing {
+		names = slices.DeleteFunc(names, func(name string) bool { return slices.Contains(noCluster, name) })
+	}
+	return names, err
+}
+
 // selection says which specs run, and what stays afterwards.
 type selection struct {
 	suites       []string
@@ -113,6 +123,8 @@ type selection struct {
 	mark string
 	// to is where reports go too.
 	to delivery
+	// output is told what Ginkgo prints; nil is standard output.
+	output io.Writer
 }
 
 // noLeaks looks for the run's secrets in directories, of which "" is none.
@@ -149,6 +161,17 @@ func compileSuites(o testbed.Options, names []string) ([]string, error) {
 	if len(names) == 0 {
 		names = all
 	}
+	for _, name := range names {
+		if !slices.Contains(all, name) {
+			return nil, fmt.Errorf("no suite on a cluster is called %q: SUITES takes any of %s, with commas between", name, strings.Join(all, ", "))
+		}
+	}
+	return compile(o, names)
+}
+
+// compile compiles the named suites, which there have to be, and returns the
+// binaries in the order of the names.
+func compile(o testbed.Options, names []string) ([]string, error) {
 	dir := filepath.Join(o.Cache, "suites") + string(filepath.Separator)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, err
@@ -156,9 +179,6 @@ func compileSuites(o testbed.Options, names []string) ([]string, error) {
 	var binaries []string
 	args := []string{"test", "-c", "-o", dir}
 	for _, name := range names {
-		if !slices.Contains(all, name) {
-			return nil, fmt.Errorf("no suite on a cluster is called %q: SUITES takes any of %s, with commas between", name, strings.Join(all, ", "))
-		}
 		binary, err := inOwnDirectory(dir, name+".test", name)
 		if err != nil {
 			return nil, err
@@ -260,6 +280,9 @@ func ginkgo(o testbed.Options, binaries []string, dir string, s selection) error
 	}
 	cmd := command(o.Root, program, append(args, binaries...)...)
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	if s.output != nil {
+		cmd.Stdout, cmd.Stderr = s.output, s.output
+	}
 	cmd.Env = append(os.Environ(), "COCO_E2E_ROOT="+o.Root, "CLUSTER="+o.Provider, "CLUSTER_NAME="+o.Name, "COCO_E2E_CACHE="+o.Cache, "ARTIFACTS_DIR="+dir,
 		leak.MarkVariable+"="+s.mark)
 	if err := cmd.Run(); err != nil {
