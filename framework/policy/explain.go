@@ -87,21 +87,23 @@ func (e *Engine) Explain(ctx context.Context, endpoint string, input []byte) Exp
 	trial := &Engine{
 		source: e.source, compiler: e.compiler, standIns: e.standIns, broken: e.broken, queries: e.queries, db: e.db, allowFailures: e.allowFailures,
 	}
-	t := &tracing{endpoint: endpoint, frames: map[uint64]*frame{}}
+	t := NewTrace(map[string]any{"pstate": nil})
 	prints := &printed{}
 	value, err := trial.traced(ctx, endpoint, input, prints, t)
 	x.Prints = prints.lines
 	d := trial.judge(endpoint, value, err, prints)
 	x.Outcome, x.Message = d.Outcome.String(), d.Message
 	if e.compiler != nil && e.broken == nil {
-		x.rules(e.compiler, t, input)
+		var request any
+		_ = util.UnmarshalJSON(input, &request)
+		x.Rules, x.Default = t.Rules(e.compiler, ast.Ref{ast.DefaultRootDocument, ast.StringTerm(label), ast.StringTerm(endpoint)}, request)
 	}
 	x.Summary = x.summarize(d, value, err)
 	return x
 }
 
 // traced is query with a tracer, that sees every rule.
-func (e *Engine) traced(ctx context.Context, endpoint string, input []byte, prints *printed, t *tracing) (ast.Value, error) {
+func (e *Engine) traced(ctx context.Context, endpoint string, input []byte, prints *printed, t *Trace) (ast.Value, error) {
 	if e.broken != nil || e.compiler == nil {
 		return e.query(ctx, endpoint, input, prints)
 	}
@@ -118,7 +120,7 @@ func (e *Engine) traced(ctx context.Context, endpoint string, input []byte, prin
 		return nil, err
 	}
 	defer e.db.Abort(ctx, txn)
-	t.state, _ = storage.ReadOne(ctx, e.db, storage.Path{"pstate"})
+	t.data["pstate"], _ = storage.ReadOne(ctx, e.db, storage.Path{"pstate"})
 	cancel := topdown.NewCancel()
 	defer context.AfterFunc(ctx, cancel.Cancel)()
 	var out ast.Value
@@ -301,7 +303,17 @@ func (x Explanation) String() string {
 	if x.Message != "" {
 		fmt.Fprintf(&b, "  the agent answers %s\n", oneLine(x.Message))
 	}
-	for _, r := range x.Rules {
+	b.WriteString(RulesText(x.Rules, x.Default))
+	for _, p := range x.Prints {
+		fmt.Fprintf(&b, "  printed: %s\n", oneLine(p))
+	}
+	return b.String()
+}
+
+// RulesText tells how far rules came, for people.
+func RulesText(rules []RuleTried, byDefault *Place) string {
+	var b strings.Builder
+	for _, r := range rules {
 		if r.Held {
 			fmt.Fprintf(&b, "\n  ✓ line %d: %s\n", r.Line, headOf(r.Text))
 			continue
@@ -311,7 +323,7 @@ func (x Explanation) String() string {
 			indent := strings.Repeat("  ", depth+2)
 			fmt.Fprintf(&b, "%sline %d is not true: %s", indent, e.Line, e.Text)
 			if e.Of != "" {
-				fmt.Fprintf(&b, "   (in %s)", strings.TrimPrefix(e.Of, "data."+label+"."))
+				fmt.Fprintf(&b, "   (in %s)", shortName(e.Of))
 			}
 			if e.Tries > 1 {
 				fmt.Fprintf(&b, "   (tried %d times)", e.Tries)
@@ -322,14 +334,14 @@ func (x Explanation) String() string {
 			}
 		}
 	}
-	if x.Default != nil {
-		fmt.Fprintf(&b, "\n  line %d: %s\n", x.Default.Line, x.Default.Text)
-	}
-	for _, p := range x.Prints {
-		fmt.Fprintf(&b, "  printed: %s\n", oneLine(p))
+	if byDefault != nil {
+		fmt.Fprintf(&b, "\n  line %d: %s\n", byDefault.Line, byDefault.Text)
 	}
 	return b.String()
 }
+
+// shortName is a rule's without its package.
+func shortName(ref string) string { return ref[strings.LastIndexByte(ref, '.')+1:] }
 
 // headOf is a rule up to its body.
 func headOf(text string) string {

@@ -29,23 +29,57 @@ type frame struct {
 	order int
 }
 
-// tracing gathers, for every body that was evaluated, how far it came.
-type tracing struct {
-	endpoint string
-	frames   map[uint64]*frame
-	state    any
+// Trace gathers, for every body that is evaluated, how far it came. It is OPA's
+// tracer of one evaluation, which has to try every rule: without rule indexing.
+type Trace struct {
+	frames map[uint64]*frame
+	// data are the documents below data that are not the policy's own.
+	data map[string]any
 }
 
-var _ topdown.QueryTracer = (*tracing)(nil)
+var _ topdown.QueryTracer = (*Trace)(nil)
+
+// NewTrace is a trace of an evaluation with these documents below data.
+func NewTrace(data map[string]any) *Trace { return &Trace{frames: map[uint64]*frame{}, data: data} }
+
+// Rules says how far each rule of a name came, in the order of the policy, and
+// where its default stands. c compiled the policy, input is what it was asked about.
+func (t *Trace) Rules(c *ast.Compiler, rule ast.Ref, input any) (rules []RuleTried, byDefault *Place) {
+	frames := map[*ast.Rule]*frame{}
+	for _, f := range t.frames {
+		if f.rule != nil && (frames[f.rule] == nil || f.order < frames[f.rule].order) {
+			frames[f.rule] = f
+		}
+	}
+	for _, r := range c.GetRulesExact(rule) {
+		if r.Default {
+			name := strings.Trim(rule[len(rule)-1].Value.String(), `"`)
+			byDefault = &Place{r.Location.Row, r.Location.Col, oneLine(fmt.Sprintf("default %s := %v", name, r.Head.Value))}
+			continue
+		}
+		tried := RuleTried{Place: place(r.Location)}
+		switch f := frames[r]; {
+		case f == nil:
+			tried.Held = len(r.Body) == 0
+		case f.held:
+			tried.Held = true
+		default:
+			tried.Failed = t.failure(f, input, nil)
+		}
+		rules = append(rules, tried)
+	}
+	slices.SortStableFunc(rules, func(a, b RuleTried) int { return cmp.Compare(a.Line, b.Line) })
+	return rules, byDefault
+}
 
 // Enabled is part of OPA's tracer.
-func (t *tracing) Enabled() bool { return true }
+func (t *Trace) Enabled() bool { return true }
 
 // Config asks for the values of variables.
-func (t *tracing) Config() topdown.TraceConfig { return topdown.TraceConfig{PlugLocalVars: true} }
+func (t *Trace) Config() topdown.TraceConfig { return topdown.TraceConfig{PlugLocalVars: true} }
 
 // TraceEvent is part of OPA's tracer.
-func (t *tracing) TraceEvent(e topdown.Event) {
+func (t *Trace) TraceEvent(e topdown.Event) {
 	switch e.Op {
 	case topdown.EnterOp:
 		f := &frame{id: e.QueryID, parent: e.ParentID, exprs: map[int]*ast.Expr{}, last: -1, order: len(t.frames)}
@@ -102,39 +136,8 @@ func locals(e topdown.Event) map[string]ast.Value {
 	return values
 }
 
-// rules fills in how far each rule of the endpoint came.
-func (x *Explanation) rules(c *ast.Compiler, t *tracing, input []byte) {
-	var request any
-	_ = util.UnmarshalJSON(input, &request)
-	frames := map[*ast.Rule]*frame{}
-	for _, f := range t.frames {
-		if f.rule != nil && (frames[f.rule] == nil || f.order < frames[f.rule].order) {
-			frames[f.rule] = f
-		}
-	}
-	ref := ast.Ref{ast.DefaultRootDocument, ast.StringTerm(label), ast.StringTerm(x.Endpoint)}
-	for _, rule := range c.GetRulesExact(ref) {
-		if rule.Default {
-			x.Default = &Place{rule.Location.Row, rule.Location.Col, oneLine(fmt.Sprintf("default %s := %v", x.Endpoint, rule.Head.Value))}
-			continue
-		}
-		tried := RuleTried{Place: place(rule.Location)}
-		f := frames[rule]
-		switch {
-		case f == nil:
-			tried.Held = len(rule.Body) == 0
-		case f.held:
-			tried.Held = true
-		default:
-			tried.Failed = t.failure(f, request, nil)
-		}
-		x.Rules = append(x.Rules, tried)
-	}
-	slices.SortStableFunc(x.Rules, func(a, b RuleTried) int { return cmp.Compare(a.Line, b.Line) })
-}
-
 // failure leads from a body that was not true to the expression that decided.
-func (t *tracing) failure(f *frame, request any, seen []*frame) []Expression {
+func (t *Trace) failure(f *frame, request any, seen []*frame) []Expression {
 	expr := f.exprs[f.last]
 	if expr == nil || len(seen) > 32 {
 		return nil
@@ -157,7 +160,7 @@ func (t *tracing) failure(f *frame, request any, seen []*frame) []Expression {
 
 // inner is the body that made an expression fail: of those that it led to, the
 // one that came furthest; of a not, one that held.
-func (t *tracing) inner(f *frame, expr *ast.Expr) *frame {
+func (t *Trace) inner(f *frame, expr *ast.Expr) *frame {
 	var best *frame
 	for _, g := range t.frames {
 		if g.parent != f.id || g.at == nil || g.at.Index != expr.Index || g.held || g.last < 0 {
@@ -172,7 +175,7 @@ func (t *tracing) inner(f *frame, expr *ast.Expr) *frame {
 
 // read is what the expression reads of the request and of the state, itself or
 // through the variables that the body has assigned before.
-func (t *tracing) read(f *frame, expr *ast.Expr, request any) []Value {
+func (t *Trace) read(f *frame, expr *ast.Expr, request any) []Value {
 	var out []Value
 	seen := map[string]bool{}
 	wanted := map[ast.Var]bool{}
@@ -180,16 +183,15 @@ func (t *tracing) read(f *frame, expr *ast.Expr, request any) []Value {
 		ast.WalkRefs(node, func(r ast.Ref) bool {
 			head, _ := r[0].Value.(ast.Var)
 			var root any
-			prefix := 0
 			switch {
 			case head == "input":
 				root = request
-			case head == "data" && len(r) > 1 && r[1].Value.Compare(ast.String("pstate")) == 0:
-				root, prefix = t.state, 1
+			case head == "data" && len(r) > 1 && t.has(r[1]):
+				root = t.data
 			default:
 				return false
 			}
-			name, value, found := follow(r, prefix, root)
+			name, value, found := follow(r, root)
 			if name != "" && !seen[name] {
 				seen[name] = true
 				v := Value{Name: name, Missing: !found}
@@ -220,11 +222,18 @@ func (t *tracing) read(f *frame, expr *ast.Expr, request any) []Value {
 	return out
 }
 
+// has says whether a key is one of the documents below data.
+func (t *Trace) has(key *ast.Term) bool {
+	name, ok := key.Value.(ast.String)
+	_, there := t.data[string(name)]
+	return ok && there
+}
+
 // follow is the longest part of a reference that is made of constants, with its
 // value.
-func follow(r ast.Ref, prefix int, root any) (name string, value any, found bool) {
-	name, value, found = r[:prefix+1].String(), root, true
-	for _, term := range r[prefix+1:] {
+func follow(r ast.Ref, root any) (name string, value any, found bool) {
+	name, value, found = r[:1].String(), root, true
+	for _, term := range r[1:] {
 		switch key := term.Value.(type) {
 		case ast.String:
 			object, ok := value.(map[string]any)

@@ -139,6 +139,7 @@ func (b *Bed) keepEvidence(ctx context.Context, ns string) {
 		GinkgoWriter.Println("artefacts:", err)
 		return
 	}
+	b.keepRefusals(ctx, dir, ns)
 	pods, err := b.Pods.Kube.CoreV1().Pods(ns).List(ctx, metav1.ListOptions{})
 	if err != nil {
 		GinkgoWriter.Println("artefacts: list pods:", err)

@@ -70,6 +70,9 @@ func (s *Server) attest(x *exchange) (*reply, *failure) {
 	if appraisal != nil {
 		s.journal.block(s.now(), "session "+x.session, appraisal.Report())
 		x.notes = append(x.notes, "ear_status", appraisal.Status)
+		if appraisal.Why != "" {
+			x.notes = append(x.notes, "why", appraisal.Why)
+		}
 	}
 	if err != nil {
 		return nil, attestFailed(err)

@@ -90,6 +90,7 @@ func (s *Server) resource(x *exchange) (*reply, *failure) {
 		return nil, policyEngineFailed(err)
 	}
 	if !allowed {
+		x.notes = append(x.notes, "why", s.policy.Load().Why(x.Context(), claims, request))
 		return nil, policyDenies()
 	}
 	if x.Method != http.MethodGet {

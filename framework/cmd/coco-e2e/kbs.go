@@ -30,7 +30,7 @@ func kbsCommand() *cobra.Command {
 	}
 	command.PersistentFlags().StringVar(&flags.url, "url", "http://127.0.0.1:8080", "the KBS")
 	command.PersistentFlags().StringVar(&flags.certFile, "cert-file", "", "PEM file of the only authority to trust for https")
-	command.AddCommand(kbsAttestCommand(&flags), kbsGetResourceCommand(&flags), kbsConfigCommand(&flags))
+	command.AddCommand(kbsAttestCommand(&flags), kbsGetResourceCommand(&flags), kbsConfigCommand(&flags), kbsExplainCommand())
 	return command
 }
 
@@ -375,4 +375,36 @@ func referenceValue(text string, integer, boolean bool) (any, error) {
 		return value, nil
 	}
 	return text, nil
+}
+
+func kbsExplainCommand() *cobra.Command {
+	var file string
+	command := &cobra.Command{
+		Use: "explain", Short: "Say where handshakes stopped and why, from the log of a KBS simulator", Args: cobra.NoArgs,
+		Long: "Say where handshakes stopped and why, from the log of a KBS simulator:\n  kubectl -n coco-tenant logs deploy/kbs | coco-e2e kbs explain --log -",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			in := cmd.InOrStdin()
+			if file != "-" {
+				f, err := os.Open(file)
+				if err != nil {
+					return err
+				}
+				defer f.Close()
+				in = f
+			}
+			requests, err := kbs.ReadJournal(in)
+			if err != nil {
+				return fmt.Errorf("%s: %w", file, err)
+			}
+			text, err := kbs.Explain(requests)
+			if err != nil {
+				return fmt.Errorf("%s: %w", file, err)
+			}
+			_, err = fmt.Fprint(cmd.OutOrStdout(), text)
+			return err
+		},
+	}
+	command.Flags().StringVar(&file, "log", "", "the log, - for standard input (required)")
+	_ = command.MarkFlagRequired("log")
+	return command
 }

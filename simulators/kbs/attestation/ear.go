@@ -5,7 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
+	"strings"
 )
 
 // trustClaims are the names of a trustworthiness vector's claims (AR4SI).
@@ -30,8 +32,19 @@ func (s *Service) appraise(ctx context.Context, appraisal *Appraisal) error {
 		return fmt.Errorf("attestation policy %s: %w", DefaultPolicyID, err)
 	}
 	appraisal.Status = status(appraisal.Vector)
+	for _, name := range slices.Sorted(maps.Keys(appraisal.Vector)) {
+		if appraisal.Vector[name] > maxAffirming {
+			appraisal.Why += fmt.Sprintf("trust claim %s is %d, which does not affirm\n%s", name, appraisal.Vector[name], appraiser.Why(ctx, strings.ReplaceAll(name, "-", "_"), appraisal.Claims, func(name string) any {
+				value, _ := s.ReferenceValue(name)
+				return value
+			}))
+		}
+	}
 	return nil
 }
+
+// maxAffirming is the highest value of a trust claim that affirms (draft-ietf-rats-ar4si, section 2.3).
+const maxAffirming = 31
 
 // vector turns a policy's result into a trustworthiness vector. No result at all is a vector of zeros.
 func vector(claims map[string]any) (map[string]int, error) {

@@ -15,6 +15,8 @@ import (
 	"github.com/open-policy-agent/opa/v1/rego"
 	"github.com/open-policy-agent/opa/v1/storage/inmem"
 	"github.com/open-policy-agent/opa/v1/types"
+
+	agentpolicy "github.com/coco-e2e/coco-e2e/framework/policy"
 )
 
 const (
@@ -107,6 +109,36 @@ func (p *Resource) Allow(ctx context.Context, claims any, request Request) (bool
 	return ok && allowed, nil
 }
 
+// Why tells how far the rules of allow came for a request that is not allowed, for people.
+func (p *Resource) Why(ctx context.Context, claims any, request Request) string {
+	documents := request.document()
+	t := agentpolicy.NewTrace(documents)
+	_, err := traced(ctx, "data.policy.allow", claims, t, rego.Compiler(p.compiler), rego.Store(inmem.NewFromObject(documents)))
+	return why(p.compiler, t, "allow", claims, err)
+}
+
+// traced evaluates a query and traces every rule.
+func traced(ctx context.Context, query string, input any, t *agentpolicy.Trace, options ...func(*rego.Rego)) (rego.ResultSet, error) {
+	ctx, cancel := context.WithTimeout(ctx, evaluationTime)
+	defer cancel()
+	prepared, err := rego.New(append(options, rego.Query(query), rego.SetRegoVersion(ast.RegoV1))...).PrepareForEval(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return prepared.Eval(ctx, rego.EvalInput(input), rego.EvalQueryTracer(t), rego.EvalRuleIndexing(false))
+}
+
+func why(c *ast.Compiler, t *agentpolicy.Trace, rule string, input any, err error) string {
+	if err != nil {
+		return err.Error()
+	}
+	rules, byDefault := t.Rules(c, ast.Ref{ast.DefaultRootDocument, ast.StringTerm("policy"), ast.StringTerm(rule)}, input)
+	if len(rules) == 0 && byDefault == nil {
+		return "the policy has no rule data.policy." + rule
+	}
+	return agentpolicy.RulesText(rules, byDefault)
+}
+
 // Attestation is an attestation policy.
 type Attestation struct{ compiler *ast.Compiler }
 
@@ -132,23 +164,7 @@ type Consultation struct {
 // consulted, in the order of asking. A policy without that rule gives nil claims.
 func (p *Attestation) TrustClaims(ctx context.Context, claims any, reference func(name string) any) (map[string]any, []Consultation, error) {
 	var consulted []Consultation
-	lookup := func(_ rego.BuiltinContext, operand *ast.Term) (*ast.Term, error) {
-		name, ok := operand.Value.(ast.String)
-		if !ok {
-			return nil, fmt.Errorf("%s: want a string", queryReferenceValue)
-		}
-		value := reference(string(name))
-		if !slices.ContainsFunc(consulted, func(c Consultation) bool { return c.Name == string(name) }) {
-			consulted = append(consulted, Consultation{string(name), value})
-		}
-		converted, err := ast.InterfaceToValue(value)
-		if err != nil {
-			return nil, fmt.Errorf("reference value %q: %w", string(name), err)
-		}
-		return ast.NewTerm(converted), nil
-	}
-	value, ok, err := evaluate(ctx, "data.policy.trust_claims", rego.Compiler(p.compiler), rego.Input(claims),
-		rego.Function1(&rego.Function{Name: queryReferenceValue, Decl: referenceFunction}, lookup))
+	value, ok, err := evaluate(ctx, "data.policy.trust_claims", rego.Compiler(p.compiler), rego.Input(claims), references(reference, &consulted))
 	if err != nil {
 		return nil, consulted, fmt.Errorf("evaluate data.policy.trust_claims: %w", err)
 	}
@@ -163,4 +179,40 @@ func (p *Attestation) TrustClaims(ctx context.Context, claims any, reference fun
 		return nil, consulted, ErrEmptyResult
 	}
 	return set, consulted, nil
+}
+
+// Why tells how far the rules of a trust claim came, for people.
+func (p *Attestation) Why(ctx context.Context, claim string, claims any, reference func(name string) any) string {
+	var consulted []Consultation
+	t := agentpolicy.NewTrace(nil)
+	_, err := traced(ctx, "data.policy.trust_claims", claims, t, rego.Compiler(p.compiler), references(reference, &consulted))
+	text := why(p.compiler, t, claim, claims, err)
+	for _, c := range consulted {
+		if c.Value == nil {
+			text += fmt.Sprintf("\n  reference value %s is not set", c.Name)
+			continue
+		}
+		text += fmt.Sprintf("\n  reference value %s is %v", c.Name, c.Value)
+	}
+	return text + "\n"
+}
+
+// references is the function by which policies ask for reference values; it notes which.
+func references(reference func(name string) any, consulted *[]Consultation) func(*rego.Rego) {
+	lookup := func(_ rego.BuiltinContext, operand *ast.Term) (*ast.Term, error) {
+		name, ok := operand.Value.(ast.String)
+		if !ok {
+			return nil, fmt.Errorf("%s: want a string", queryReferenceValue)
+		}
+		value := reference(string(name))
+		if !slices.ContainsFunc(*consulted, func(c Consultation) bool { return c.Name == string(name) }) {
+			*consulted = append(*consulted, Consultation{string(name), value})
+		}
+		converted, err := ast.InterfaceToValue(value)
+		if err != nil {
+			return nil, fmt.Errorf("reference value %q: %w", string(name), err)
+		}
+		return ast.NewTerm(converted), nil
+	}
+	return rego.Function1(&rego.Function{Name: queryReferenceValue, Decl: referenceFunction}, lookup)
 }

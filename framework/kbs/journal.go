@@ -1,0 +1,95 @@
+package kbs
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+)
+
+// Request is one request as the KBS simulator's audit log tells it. Tokens and
+// sessions are fingerprints there, and no secret is in it.
+type Request struct {
+	Time time.Time `json:"time"`
+	// Event is the kind: auth, attest, resource, or what administrators do.
+	Event  string `json:"event"`
+	Method string `json:"method"`
+	Path   string `json:"path"`
+	// Decision is what was granted, or the error's type.
+	Decision string `json:"decision"`
+	Status   int    `json:"status"`
+	Session  string `json:"session"`
+	TEE      string `json:"tee"`
+	// EARStatus is the appraisal's: affirming, warning, contraindicated or none.
+	EARStatus string `json:"ear_status"`
+	// Cause is why it was refused, Why which rules of a policy did so.
+	Cause string `json:"cause"`
+	Why   string `json:"why"`
+}
+
+// maxJournalLine bounds a line of the log, in bytes.
+const maxJournalLine = 1 << 20
+
+// ReadJournal reads the requests of a KBS simulator's log. Other lines are passed
+// over: appraisals are text. A line that is too long is an error.
+func ReadJournal(r io.Reader) ([]Request, error) {
+	var out []Request
+	s := bufio.NewScanner(r)
+	s.Buffer(nil, maxJournalLine)
+	for s.Scan() {
+		line := bytes.TrimSpace(s.Bytes())
+		if len(line) == 0 || line[0] != '{' {
+			continue
+		}
+		var entry struct {
+			Message string `json:"msg"`
+			Request
+		}
+		if json.Unmarshal(line, &entry) == nil && entry.Message == "request" {
+			out = append(out, entry.Request)
+		}
+	}
+	if err := s.Err(); err != nil {
+		return out, fmt.Errorf("KBS log: %w", err)
+	}
+	return out, nil
+}
+
+// Explain tells where handshakes stopped: for each refusal the step (auth, attest,
+// resource), the error's type, the reason, and the rules of the policy that did not
+// hold. Appraisals that do not affirm are told too, though they are no refusals.
+// Without any it is an error that says so.
+func Explain(requests []Request) (string, error) {
+	var b strings.Builder
+	for _, r := range requests {
+		isStep := r.Event == "auth" || r.Event == "attest" || r.Event == "resource"
+		if !isStep || r.Status < 400 && r.Why == "" {
+			continue
+		}
+		fmt.Fprintf(&b, "%s  %s %s: ", r.Time.UTC().Format(time.TimeOnly), r.Method, r.Path)
+		if r.Status < 400 {
+			fmt.Fprintf(&b, "the evidence of kind %s was verified, and its appraisal is %s\n", r.TEE, r.EARStatus)
+		} else {
+			fmt.Fprintf(&b, "stopped at %s with %s (%d)\n", steps[r.Event], r.Decision, r.Status)
+		}
+		if r.Cause != "" {
+			fmt.Fprintf(&b, "  reason: %s\n", r.Cause)
+		}
+		for line := range strings.SplitSeq(strings.Trim(r.Why, "\n"), "\n") {
+			if line != "" {
+				fmt.Fprintf(&b, "  %s\n", line)
+			}
+		}
+	}
+	if b.Len() == 0 {
+		return "", errors.New("the KBS refused nothing: look at whether the guest reached it")
+	}
+	return b.String(), nil
+}
+
+// steps are the steps of a handshake, in words.
+var steps = map[string]string{"auth": "the start of the handshake", "attest": "attestation", "resource": "the release of the resource"}
