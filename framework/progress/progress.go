@@ -46,6 +46,13 @@ func (l *Log) Printf(format string, args ...any) {
 	fmt.Fprintf(l.W, "[%6.1fs] %s\n", time.Since(l.start).Seconds(), fmt.Sprintf(format, args...))
 }
 
+// Quietly is Do for a step that shows by itself how it goes on.
+func (l *Log) Quietly(name string, f func() error) error {
+	begin := time.Now()
+	err := f()
+	return l.end(name, time.Since(begin), err)
+}
+
 // Do runs f as the step name and returns f's error. Steps shorter than a
 // second print one line only.
 func (l *Log) Do(name string, f func() error) error {
@@ -74,7 +81,11 @@ func (l *Log) Do(name string, f func() error) error {
 	err := f()
 	close(stop)
 	<-done
-	took := time.Since(begin)
+	return l.end(name, time.Since(begin), err)
+}
+
+// end tells of a finished step and remembers it.
+func (l *Log) end(name string, took time.Duration, err error) error {
 	if err != nil {
 		l.Printf("%s: FAILED after %.1f s", name, took.Seconds())
 		return err

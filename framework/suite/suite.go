@@ -11,21 +11,21 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
-	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
 	"time"
 
 	. "github.com/onsi/ginkgo/v2"
+	"github.com/onsi/ginkgo/v2/types"
 	. "github.com/onsi/gomega"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/klog/v2"
 
-	"github.com/coco-e2e/coco-e2e/framework/cluster/simulation"
 	"github.com/coco-e2e/coco-e2e/framework/pod"
 	"github.com/coco-e2e/coco-e2e/framework/progress"
+	"github.com/coco-e2e/coco-e2e/framework/progress/live"
 	"github.com/coco-e2e/coco-e2e/framework/testbed"
 )
 
@@ -61,7 +61,27 @@ func Run(t *testing.T, name string) {
 	RegisterFailHandler(Fail)
 	// client-go logs through klog, to standard error: it belongs to the spec.
 	klog.SetLogger(GinkgoLogr)
+	Watched()
 	RunSpecs(t, name)
+}
+
+// Watched has the suite tell how its specs go on to whoever watches the run. Run
+// does so; a suite without a testbed calls it before RunSpecs.
+func Watched() {
+	if os.Getenv(live.Variable) == "" {
+		return
+	}
+	ReportBeforeEach(func(r SpecReport) { live.Tell(live.Started, r.FullText()) })
+	ReportAfterEach(func(r SpecReport) {
+		switch {
+		case r.State.Is(types.SpecStateFailureStates):
+			live.Tell(live.Failed, r.FullText())
+		case r.State.Is(types.SpecStatePassed):
+			live.Tell(live.Passed, r.FullText())
+		default:
+			live.Tell(live.Skipped, r.FullText())
+		}
+	})
 }
 
 // Testbed registers, at the top level of a suite, the set-up that every
@@ -117,45 +137,15 @@ func (b *Bed) namespace(ctx context.Context, prefix string, labels map[string]st
 	GinkgoHelper()
 	ns, err := b.Pods.NamespaceLabelled(ctx, prefix, labels)
 	Expect(err).NotTo(HaveOccurred())
+	begun := b.nodeLogSizes()
 	DeferCleanup(func(ctx SpecContext) error {
 		b.tellTimelines(ctx, ns)
-		if CurrentSpecReport().Failed() {
-			b.keepEvidence(ctx, ns)
+		if keeps() {
+			b.keepEvidence(ctx, ns, begun)
 		}
 		return b.Pods.DeleteNamespace(ctx, ns)
 	}, NodeTimeout(time.Minute))
 	return ns
-}
-
-// keepEvidence writes states, events and guests' logs of a namespace's pods
-// below the artefacts.
-func (b *Bed) keepEvidence(ctx context.Context, ns string) {
-	dir := os.Getenv("ARTIFACTS_DIR")
-	if dir == "" {
-		return
-	}
-	dir = filepath.Join(dir, "failed", slug(CurrentSpecReport().FullText()))
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		GinkgoWriter.Println("artefacts:", err)
-		return
-	}
-	b.keepRefusals(ctx, dir, ns)
-	pods, err := b.Pods.Kube.CoreV1().Pods(ns).List(ctx, metav1.ListOptions{})
-	if err != nil {
-		GinkgoWriter.Println("artefacts: list pods:", err)
-		return
-	}
-	for _, p := range pods.Items {
-		events, err := b.Pods.Events(ctx, ns, p.Name)
-		text := fmt.Sprintf("%s\n\nevents (%v):\n%s\n", pod.Describe(&p), err, strings.Join(events, "\n"))
-		_ = os.WriteFile(filepath.Join(dir, p.Name+".txt"), []byte(text), 0o644)
-		guests, _ := filepath.Glob(simulation.GuestLogs(b.NodeLogs, ns, p.Name))
-		for _, g := range guests {
-			_ = os.CopyFS(filepath.Join(dir, filepath.Base(g)), os.DirFS(g))
-		}
-		b.keepDenials(dir, &p)
-	}
-	AddReportEntry("artefacts", dir)
 }
 
 var notSlug = regexp.MustCompile(`[^a-z0-9]+`)

@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/coco-e2e/coco-e2e/framework/guest"
+	"github.com/coco-e2e/coco-e2e/framework/suite"
 )
 
 // The guest comes from the environment:
@@ -52,13 +53,14 @@ func TestAgent(t *testing.T) {
 		return "", false
 	})
 	RegisterFailHandler(Fail)
+	suite.Watched()
 	RunSpecs(t, "agent")
 }
 
 var _ = SynchronizedBeforeSuite(func(ctx SpecContext) []byte {
 	if givenAddress != "" {
-		suite, _ := GinkgoConfiguration()
-		Expect(suite.ParallelTotal).To(Equal(1), "AGENT_ADDRESS is one guest, whose policy specs replace: run with --procs 1")
+		configuration, _ := GinkgoConfiguration()
+		Expect(configuration.ParallelTotal).To(Equal(1), "AGENT_ADDRESS is one guest, whose policy specs replace: run with --procs 1")
 		return nil
 	}
 	cache, err := guest.DefaultCache()

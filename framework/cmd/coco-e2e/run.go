@@ -234,9 +234,16 @@ func runSuites(cmd *cobra.Command, o testbed.Options, s selection, more func(*te
 		}
 	}
 	s.mark = leak.NewMark()
-	runErr := o.Progress.Do("suites: running", func() error { return ginkgo(o, binaries, dir, s) })
+	running := o.Progress.Do
+	if s.output == nil && onTerminal() {
+		running = o.Progress.Quietly // the specs are shown live
+	}
+	runErr := running("suites: running", func() error { return ginkgo(o, binaries, dir, s) })
 	made, err := record.write(cmd.Context(), t, nil)
 	runErr = errors.Join(runErr, err)
+	if made != nil && onGitHub() {
+		annotate(os.Stdout, made)
+	}
 	runErr = errors.Join(runErr, o.Progress.Do("secrets: looked for in reports and logs", func() error { return noLeaks(s.mark, dir, nodeLogs(t)) }))
 	if runErr != nil && t != nil {
 		if err := t.ExportLogs(cmd.Context(), filepath.Join(dir, "node-logs")); err != nil {
@@ -269,8 +276,12 @@ func ginkgo(o testbed.Options, binaries []string, dir string, s selection) error
 		"--output-dir", dir, "--json-report", ginkgoReport,
 		"--poll-progress-after", "60s", "--timeout", "30m", "--keep-going",
 	)
-	if !term.IsTerminal(int(os.Stdout.Fd())) {
+	watching := s.output == nil && onTerminal()
+	if watching || !term.IsTerminal(int(os.Stdout.Fd())) {
 		args = append(args, "--no-color")
+	}
+	if onGitHub() {
+		args = append(args, "--github-output")
 	}
 	if s.focus != "" {
 		args = append(args, "--focus", s.focus)
@@ -285,7 +296,11 @@ func ginkgo(o testbed.Options, binaries []string, dir string, s selection) error
 	}
 	cmd.Env = append(os.Environ(), "COCO_E2E_ROOT="+o.Root, "CLUSTER="+o.Provider, "CLUSTER_NAME="+o.Name, "COCO_E2E_CACHE="+o.Cache, "ARTIFACTS_DIR="+dir,
 		leak.MarkVariable+"="+s.mark)
-	if err := cmd.Run(); err != nil {
+	run := cmd.Run
+	if watching {
+		run = func() error { return watched(o, cmd, dir, s.String() == "") }
+	}
+	if err := run(); err != nil {
 		var exit *exec.ExitError
 		if errors.As(err, &exit) {
 			return errSpecsFailed
