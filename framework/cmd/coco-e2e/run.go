@@ -230,7 +230,7 @@ func runSuites(cmd *cobra.Command, o testbed.Options, s selection, more func(*te
 			return errors.Join(record.aborted(err), s.to.deliver(cmd.Context(), dir, nil))
 		}
 		if !s.keep {
-			defer func() { err = errors.Join(err, down(o), savePhases(o, dir)) }()
+			defer func() { err = errors.Join(err, down(o), savePhases(o, dir, s.String() == "")) }()
 		}
 	}
 	s.mark = leak.NewMark()
@@ -366,13 +366,4 @@ func summary(dir string, o testbed.Options, made *report.Report, keep bool, took
 	}
 	fmt.Println("run one spec:     make e2e FOCUS='exec whoami'")
 	return nil
-}
-
-// savePhases writes how long each phase of the run took.
-func savePhases(o testbed.Options, dir string) error {
-	b, err := json.MarshalIndent(o.Progress.Phases(), "", "  ")
-	if err != nil {
-		return err
-	}
-	return os.WriteFile(filepath.Join(dir, "phases.json"), b, 0o644)
 }
