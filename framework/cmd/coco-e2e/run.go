@@ -241,9 +241,6 @@ func runSuites(cmd *cobra.Command, o testbed.Options, s selection, more func(*te
 	runErr := running("suites: running", func() error { return ginkgo(o, binaries, dir, s) })
 	made, err := record.write(cmd.Context(), t, nil)
 	runErr = errors.Join(runErr, err)
-	if made != nil && onGitHub() {
-		annotate(os.Stdout, made)
-	}
 	runErr = errors.Join(runErr, o.Progress.Do("secrets: looked for in reports and logs", func() error { return noLeaks(s.mark, dir, nodeLogs(t)) }))
 	if runErr != nil && t != nil {
 		if err := t.ExportLogs(cmd.Context(), filepath.Join(dir, "node-logs")); err != nil {
