@@ -86,7 +86,7 @@ func (r *rpcLine) explain(ctx context.Context, e *policy.Engine, d policy.Decisi
 	if err != nil {
 		return
 	}
-	r.Why, r.Input, r.State = &why, policy.RedactJSON(input), policy.RedactJSON(state)
+	r.Why, r.Input, r.State = &why, why.RedactJSON(input), why.RedactJSON(state)
 }
 
 func (l *rpcLog) mayExplain() bool {
