@@ -150,8 +150,16 @@ func median(d []time.Duration) time.Duration {
 	return (s[(len(s)-1)/2] + s[len(s)/2]) / 2
 }
 
-// Write prints the result, and the phases of the run that it is from.
-func (r *Result) Write(w io.Writer, phases []progress.Phase) error {
+// Phases are those of one run.
+type Phases struct {
+	// Run says which, in a word or two.
+	Run    string
+	Phases []progress.Phase
+}
+
+// Write prints the result, and the phases of the run that it is from beside those
+// of others.
+func (r *Result) Write(w io.Writer, runs ...Phases) error {
 	runc, cc, m := r.runc, r.cc, r.memory
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintf(t, "\nmedian of %d pods, %d execs\trunc\t%s\tratio\n", len(runc.ready), len(runc.exec), cc.name)
@@ -169,9 +177,36 @@ func (r *Result) Write(w io.Writer, phases []progress.Phase) error {
 			return err
 		}
 	}
-	fmt.Fprintf(t, "\nphase\t\tseconds\t\n")
-	for _, p := range phases {
-		fmt.Fprintf(t, "%s\t\t%.1f\t\n", p.Name, p.Seconds)
+	return errors.Join(t.Flush(), writePhases(w, runs))
+}
+
+// writePhases prints a column for each run, with a row for each phase that any
+// has, in the order of the first that has it. Phases of one name are added up.
+func writePhases(w io.Writer, runs []Phases) error {
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprint(t, "\nseconds\t")
+	var names []string
+	took := make([]map[string]float64, len(runs))
+	for i, run := range runs {
+		fmt.Fprintf(t, "%s\t", run.Run)
+		took[i] = map[string]float64{}
+		for _, p := range run.Phases {
+			if !slices.Contains(names, p.Name) {
+				names = append(names, p.Name)
+			}
+			took[i][p.Name] += p.Seconds
+		}
+	}
+	fmt.Fprintln(t)
+	for _, name := range names {
+		fmt.Fprintf(t, "%s\t", name)
+		for i := range runs {
+			if seconds, ok := took[i][name]; ok {
+				fmt.Fprintf(t, "%.1f", seconds)
+			}
+			fmt.Fprint(t, "\t")
+		}
+		fmt.Fprintln(t)
 	}
 	return t.Flush()
 }

@@ -31,8 +31,21 @@ func TestTable(t *testing.T) {
 		cc:   &kind{name: "kata-cc", ready: []time.Duration{600 * time.Millisecond}, exec: []time.Duration{50 * time.Millisecond}},
 	}
 	var out bytes.Buffer
-	if err := r.Write(&out, []progress.Phase{{Name: "node: start", Seconds: 0.1}}); err != nil {
+	runs := []Phases{
+		{"this run", []progress.Phase{{Name: "node: start", Seconds: 0.1}, {Name: "down", Seconds: 1}, {Name: "down", Seconds: 2}}},
+		{"last on kind", []progress.Phase{{Name: "kind: create", Seconds: 20}, {Name: "down", Seconds: 5}}},
+	}
+	if err := r.Write(&out, runs...); err != nil {
 		t.Fatal(err)
+	}
+	for _, want := range []string{"seconds this run last on kind", "node: start 0.1", "down 3.0 5.0", "kind: create 20.0"} {
+		found := false
+		for line := range strings.SplitSeq(out.String(), "\n") {
+			found = found || strings.Join(strings.Fields(line), " ") == want
+		}
+		if !found {
+			t.Errorf("no line %q in\n%s", want, out.String())
+		}
 	}
 	lines := strings.Split(out.String(), "\n")
 	if got := strings.Fields(lines[2]); strings.Join(got, " ") != "create to Ready 400 ms 600 ms 1.50" {

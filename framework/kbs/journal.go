@@ -65,30 +65,55 @@ func ReadJournal(r io.Reader) ([]Request, error) {
 // Without any it is an error that says so.
 func Explain(requests []Request) (string, error) {
 	var b strings.Builder
-	for _, r := range requests {
-		isStep := r.Event == "auth" || r.Event == "attest" || r.Event == "resource"
-		if !isStep || r.Status < 400 && r.Why == "" {
-			continue
-		}
-		fmt.Fprintf(&b, "%s  %s %s: ", r.Time.UTC().Format(time.TimeOnly), r.Method, r.Path)
-		if r.Status < 400 {
-			fmt.Fprintf(&b, "the evidence of kind %s was verified, and its appraisal is %s\n", r.TEE, r.EARStatus)
-		} else {
-			fmt.Fprintf(&b, "stopped at %s with %s (%d)\n", steps[r.Event], r.Decision, r.Status)
-		}
-		if r.Cause != "" {
-			fmt.Fprintf(&b, "  reason: %s\n", r.Cause)
-		}
-		for line := range strings.SplitSeq(strings.Trim(r.Why, "\n"), "\n") {
-			if line != "" {
-				fmt.Fprintf(&b, "  %s\n", line)
-			}
+	last, times := "", 0
+	var until time.Time
+	repeated := func() {
+		if times > 1 {
+			fmt.Fprintf(&b, "  the same %d times, until %s\n", times, until.UTC().Format(time.TimeOnly))
 		}
 	}
+	for _, r := range requests {
+		text := r.trouble()
+		if text == "" {
+			continue
+		}
+		if text == last {
+			times, until = times+1, r.Time
+			continue
+		}
+		repeated()
+		last, times = text, 1
+		fmt.Fprintf(&b, "%s  %s", r.Time.UTC().Format(time.TimeOnly), text)
+	}
+	repeated()
 	if b.Len() == 0 {
 		return "", errors.New("the KBS refused nothing: look at whether the guest reached it")
 	}
 	return b.String(), nil
+}
+
+// trouble tells of a step that was refused or that did not affirm; "" of others.
+func (r *Request) trouble() string {
+	step, isStep := steps[r.Event]
+	if !isStep || r.Status < 400 && r.Why == "" {
+		return ""
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s %s: ", r.Method, r.Path)
+	if r.Status < 400 {
+		fmt.Fprintf(&b, "the evidence of kind %s was verified, and its appraisal is %s\n", r.TEE, r.EARStatus)
+	} else {
+		fmt.Fprintf(&b, "stopped at %s with %s (%d)\n", step, r.Decision, r.Status)
+	}
+	if r.Cause != "" {
+		fmt.Fprintf(&b, "  reason: %s\n", r.Cause)
+	}
+	for line := range strings.SplitSeq(strings.Trim(r.Why, "\n"), "\n") {
+		if line != "" {
+			fmt.Fprintf(&b, "  %s\n", line)
+		}
+	}
+	return b.String()
 }
 
 // steps are the steps of a handshake, in words.

@@ -13,6 +13,7 @@ const journal = `{"time":"2026-01-02T03:04:05Z","level":"INFO","msg":"serving","
     }
 {"time":"2026-01-02T03:04:07Z","level":"INFO","msg":"request","event":"attest","decision":"attested","method":"POST","path":"/kbs/v0/attest","status":200,"tee":"tpm","ear_status":"warning","why":"trust claim executables is 33, which does not affirm\n\n  ✗ line 9: executables := 3 if\n"}
 {"time":"2026-01-02T03:04:08Z","level":"INFO","msg":"request","event":"attest","decision":"AttestationError","method":"POST","path":"/kbs/v0/attest","status":401,"tee":"tpm","cause":"TPM PCR[8] doesn't match expected initdata hash"}
+{"time":"2026-01-02T03:04:09Z","level":"INFO","msg":"request","event":"attest","decision":"AttestationError","method":"POST","path":"/kbs/v0/attest","status":401,"tee":"tpm","cause":"TPM PCR[8] doesn't match expected initdata hash"}
 {"time":"2026-01-02T03:04:09Z","level":"INFO","msg":"request","event":"resource","decision":"PolicyDeny","method":"GET","path":"/kbs/v0/resource/a/b/c","status":401,"why":"\n  ✗ line 5: allow if\n    line 7 is not true: x == y\n"}
 {"time":"2026-01-02T03:04:10Z","level":"INFO","msg":"request","event":"resource-policy","decision":"AdminAuth","method":"POST","path":"/kbs/v0/resource-policy","status":401}
 not of the log
@@ -21,7 +22,7 @@ not of the log
 
 func TestExplainJournal(t *testing.T) {
 	requests, err := ReadJournal(strings.NewReader(journal))
-	if err != nil || len(requests) != 5 {
+	if err != nil || len(requests) != 6 {
 		t.Fatalf("%v: %d requests", err, len(requests))
 	}
 	text, err := Explain(requests)
@@ -33,6 +34,7 @@ func TestExplainJournal(t *testing.T) {
     ✗ line 9: executables := 3 if
 03:04:08  POST /kbs/v0/attest: stopped at attestation with AttestationError (401)
   reason: TPM PCR[8] doesn't match expected initdata hash
+  the same 2 times, until 03:04:09
 03:04:09  GET /kbs/v0/resource/a/b/c: stopped at the release of the resource with PolicyDeny (401)
     ✗ line 5: allow if
       line 7 is not true: x == y

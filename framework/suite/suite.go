@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"os"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -49,11 +50,20 @@ const Container = "main"
 type Bed struct {
 	*testbed.Testbed
 
+	// open are the namespaces of the running spec.
+	open         []openNamespace
 	kbs          *KBS
 	kbsNamespace string
 	stopKBS      func()
 	shared       *KBS
 	stopShared   func()
+}
+
+// openNamespace is one that has not been deleted. begun are the sizes of the
+// nodes' logs when it was made.
+type openNamespace struct {
+	name  string
+	begun map[string]int64
 }
 
 // Run runs the suite called name; a suite's Test function calls it.
@@ -101,6 +111,17 @@ func Testbed() *Bed {
 		bed.Testbed, err = testbed.Open(h)
 		Expect(err).NotTo(HaveOccurred())
 	}, NodeTimeout(BringUpTimeout))
+	// Before clean-up, and for each spec of an ordered container, whose namespace
+	// goes with the last.
+	JustAfterEach(func(ctx SpecContext) {
+		if !keeps() {
+			return
+		}
+		for _, o := range bed.open {
+			bed.tellTimelines(ctx, o.name)
+			bed.keepEvidence(ctx, o.name, o.begun)
+		}
+	}, NodeTimeout(time.Minute))
 	AfterSuite(func(ctx SpecContext) { Expect(bed.closeKBS(ctx)).To(Succeed()) }, NodeTimeout(time.Minute))
 	return bed
 }
@@ -127,7 +148,7 @@ func findOrBringUp(ctx context.Context) *testbed.Testbed {
 
 // Namespace makes a namespace that goes with the spec (or with the ordered
 // container, when called from its BeforeAll). When a spec fails, what
-// Kubernetes and the guests know of its pods is kept first.
+// Kubernetes, the nodes, the guests and the KBS know of its pods is kept first.
 func (b *Bed) Namespace(ctx context.Context, prefix string) string {
 	GinkgoHelper()
 	return b.namespace(ctx, prefix, nil)
@@ -137,11 +158,11 @@ func (b *Bed) namespace(ctx context.Context, prefix string, labels map[string]st
 	GinkgoHelper()
 	ns, err := b.Pods.NamespaceLabelled(ctx, prefix, labels)
 	Expect(err).NotTo(HaveOccurred())
-	begun := b.nodeLogSizes()
+	b.open = append(b.open, openNamespace{ns, b.nodeLogSizes()})
 	DeferCleanup(func(ctx SpecContext) error {
-		b.tellTimelines(ctx, ns)
-		if keeps() {
-			b.keepEvidence(ctx, ns, begun)
+		b.open = slices.DeleteFunc(b.open, func(o openNamespace) bool { return o.name == ns })
+		if !CurrentSpecReport().Failed() { // else it has been told
+			b.tellTimelines(ctx, ns)
 		}
 		return b.Pods.DeleteNamespace(ctx, ns)
 	}, NodeTimeout(time.Minute))

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -19,9 +20,11 @@ import (
 // rpcLog writes one JSON line per RPC: what was asked and decided, never an
 // environment or data.
 type rpcLog struct {
-	mu        sync.Mutex
-	w         io.Writer
-	explained int
+	mu sync.Mutex
+	w  io.Writer
+	// explained are the refusals that were, by endpoint and request: a host asks
+	// some of them again and again.
+	explained map[[sha256.Size]byte]bool
 }
 
 // rpcLine is one RPC.
@@ -44,8 +47,9 @@ type rpcLine struct {
 	State json.RawMessage     `json:"state,omitempty"`
 }
 
-// Explanations are for people: more of them than maxExplained in a guest, or of
-// requests larger than maxExplainedInput bytes, are left out.
+// Explanations are for people: one for each request that is refused, however often.
+// More than maxExplained in a guest, and those of requests larger than
+// maxExplainedInput bytes, are left out.
 const (
 	maxExplained      = 50
 	maxExplainedInput = 256 << 10
@@ -77,7 +81,7 @@ func (r *rpcLine) end(d policy.Decision, err error) {
 // explain says why the policy refused a request. It asks the policy once more:
 // a request that comes in between may have changed its state.
 func (r *rpcLine) explain(ctx context.Context, e *policy.Engine, d policy.Decision, input []byte) {
-	if d.Outcome == policy.Allowed || len(input) > maxExplainedInput || !r.log.mayExplain() {
+	if d.Outcome == policy.Allowed || len(input) > maxExplainedInput || !r.log.mayExplain(r.Endpoint, input) {
 		return
 	}
 	why := e.Explain(ctx, r.Endpoint, input)
@@ -89,11 +93,19 @@ func (r *rpcLine) explain(ctx context.Context, e *policy.Engine, d policy.Decisi
 	r.Why, r.Input, r.State = &why, why.RedactJSON(input), why.RedactJSON(state)
 }
 
-func (l *rpcLog) mayExplain() bool {
+// mayExplain says whether a refusal is new, and not one too many.
+func (l *rpcLog) mayExplain(endpoint string, input []byte) bool {
+	key := sha256.Sum256(append([]byte(endpoint+"\x00"), input...))
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.explained++
-	return l.explained <= maxExplained
+	if l.explained == nil {
+		l.explained = map[[sha256.Size]byte]bool{}
+	}
+	if l.explained[key] || len(l.explained) >= maxExplained {
+		return false
+	}
+	l.explained[key] = true
+	return true
 }
 
 // detail says what a request is about, shortly.

@@ -136,16 +136,17 @@ var _ = Describe("A host that speaks to the agent", Label("host"), func() {
 		agent := probe.Agent()
 		answers(ctx, agent)
 		id := probe.ContainerID()
-		_, err := agent.Agent.SignalProcess(ctx, &pb.SignalProcessRequest{ContainerId: id, Signal: 9})
-		blocked(err, "SignalProcessRequest")
-		_, err = agent.Agent.RemoveContainer(ctx, &pb.RemoveContainerRequest{ContainerId: id})
+		for _, signal := range []uint32{1, 10, 19} {
+			_, err := agent.Agent.SignalProcess(ctx, &pb.SignalProcessRequest{ContainerId: id, Signal: signal})
+			blocked(err, "SignalProcessRequest")
+		}
+		_, err := agent.Agent.RemoveContainer(ctx, &pb.RemoveContainerRequest{ContainerId: id})
 		blocked(err, "RemoveContainerRequest")
 		stays(ctx, p)
-		By("control: under a policy that allows it, a signal ends the container")
-		q, other := victim(ctx, policy("SignalProcessRequest", "RemoveContainerRequest"))
-		_, err = other.Agent().Agent.SignalProcess(ctx, &pb.SignalProcessRequest{ContainerId: other.ContainerID(), Signal: 9})
+		By("control: the signal that the policy allows ends the container")
+		_, err = agent.Agent.SignalProcess(ctx, &pb.SignalProcessRequest{ContainerId: id, Signal: 9})
 		Expect(err).NotTo(HaveOccurred())
-		bed.WaitPod(ctx, q.Namespace, q.Name, "restarted", func(now *corev1.Pod) (bool, error) {
+		bed.WaitPod(ctx, p.Namespace, p.Name, "restarted", func(now *corev1.Pod) (bool, error) {
 			return len(now.Status.ContainerStatuses) > 0 && now.Status.ContainerStatuses[0].RestartCount > 0, nil
 		})
 	})

@@ -36,7 +36,8 @@ func TestHost(t *testing.T) { suite.Run(t, "host") }
 const limit = 2 * time.Minute
 
 // guarded is a policy under which a pod starts and ends, and runs whoami; all
-// else that a host can ask for is refused.
+// else that a host can ask for is refused, and so is the removal of a container
+// that nobody has ended.
 const guarded = `package agent_policy
 
 default CreateSandboxRequest := true
@@ -60,6 +61,11 @@ CreateContainerRequest if {
 		storage.source in {"pause", %q}
 	}
 }
+
+# What ends a pod is allowed: without it Kubernetes could not delete it.
+SignalProcessRequest := {"allowed": true, "ops": [{"op": "add", "path": "/pstate/ended", "value": true}]} if input.signal in {9, 15}
+
+RemoveContainerRequest if data.pstate.ended
 
 ExecProcessRequest if input.process.Args in [["whoami"], ["test", "-e", "/dev/shm/released"]]
 

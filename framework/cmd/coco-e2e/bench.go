@@ -26,7 +26,7 @@ func benchCommand() *cobra.Command {
 			if result == nil {
 				return err
 			}
-			return errors.Join(err, result.Write(os.Stdout, o.Progress.Phases()))
+			return errors.Join(err, result.Write(os.Stdout, append([]bench.Phases{{Run: "this run", Phases: neutral(o, o.Progress.Phases())}}, otherPhases(o)...)...))
 		},
 	}
 }

@@ -230,7 +230,7 @@ func runSuites(cmd *cobra.Command, o testbed.Options, s selection, more func(*te
 			return errors.Join(record.aborted(err), s.to.deliver(cmd.Context(), dir, nil))
 		}
 		if !s.keep {
-			defer func() { err = errors.Join(err, down(o), savePhases(o, dir)) }()
+			defer func() { err = errors.Join(err, down(o), savePhases(o, dir, s.String() == "")) }()
 		}
 	}
 	s.mark = leak.NewMark()
@@ -241,9 +241,6 @@ func runSuites(cmd *cobra.Command, o testbed.Options, s selection, more func(*te
 	runErr := running("suites: running", func() error { return ginkgo(o, binaries, dir, s) })
 	made, err := record.write(cmd.Context(), t, nil)
 	runErr = errors.Join(runErr, err)
-	if made != nil && onGitHub() {
-		annotate(os.Stdout, made)
-	}
 	runErr = errors.Join(runErr, o.Progress.Do("secrets: looked for in reports and logs", func() error { return noLeaks(s.mark, dir, nodeLogs(t)) }))
 	if runErr != nil && t != nil {
 		if err := t.ExportLogs(cmd.Context(), filepath.Join(dir, "node-logs")); err != nil {
@@ -366,13 +363,4 @@ func summary(dir string, o testbed.Options, made *report.Report, keep bool, took
 	}
 	fmt.Println("run one spec:     make e2e FOCUS='exec whoami'")
 	return nil
-}
-
-// savePhases writes how long each phase of the run took.
-func savePhases(o testbed.Options, dir string) error {
-	b, err := json.MarshalIndent(o.Progress.Phases(), "", "  ")
-	if err != nil {
-		return err
-	}
-	return os.WriteFile(filepath.Join(dir, "phases.json"), b, 0o644)
 }

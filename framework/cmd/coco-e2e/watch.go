@@ -5,11 +5,9 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"golang.org/x/term"
@@ -101,20 +99,4 @@ func summarized(text []byte) []byte {
 		return text[i:]
 	}
 	return text[max(0, len(text)-maxSummarized):]
-}
-
-// annotate tells GitHub of the specs that failed, at their lines
-// (docs.github.com, "Workflow commands").
-func annotate(w io.Writer, r *report.Report) {
-	property := strings.NewReplacer("%", "%25", "\r", "%0D", "\n", "%0A", ":", "%3A", ",", "%2C")
-	data := strings.NewReplacer("%", "%25", "\r", "%0D", "\n", "%0A")
-	seen := map[string]bool{}
-	for _, s := range r.AllSpecs() {
-		if s.Result != report.Failed && s.Result != report.Inconclusive || seen[s.Suite+s.Text] {
-			continue
-		}
-		seen[s.Suite+s.Text] = true
-		file, line, _ := strings.Cut(s.Location, ":")
-		fmt.Fprintf(w, "::error file=%s,line=%s,title=%s::%s\n", property.Replace(file), property.Replace(line), property.Replace(s.Text), data.Replace(s.Reason))
-	}
 }
