@@ -30,6 +30,10 @@ type Explanation struct {
 	Default *Place `json:"default,omitempty"`
 	// Prints are what the policy printed.
 	Prints []string `json:"prints,omitempty"`
+
+	// value is the whole of the value that the summary shows the beginning of.
+	value  string
+	hidden *hidden
 }
 
 // Place is a piece of the policy.
@@ -93,9 +97,13 @@ func (e *Engine) Explain(ctx context.Context, endpoint string, input []byte) Exp
 	x.Prints = prints.lines
 	d := trial.judge(endpoint, value, err, prints)
 	x.Outcome, x.Message = d.Outcome.String(), d.Message
+	var request any
+	_ = util.UnmarshalJSON(input, &request)
+	x.hidden = hide(request, e.compiler)
+	if value != nil {
+		x.value = value.String()
+	}
 	if e.compiler != nil && e.broken == nil {
-		var request any
-		_ = util.UnmarshalJSON(input, &request)
 		x.Rules, x.Default = t.Rules(e.compiler, ast.Ref{ast.DefaultRootDocument, ast.StringTerm(label), ast.StringTerm(endpoint)}, request)
 	}
 	x.Summary = x.summarize(d, value, err)
@@ -218,11 +226,11 @@ func (x *Explanation) summarize(d Decision, value ast.Value, err error) string {
 	case value == nil:
 		return fmt.Sprintf("no rule %s is true, and there is no default", x.Endpoint)
 	case d.Outcome == Error:
-		return "the rule's value is no decision: " + oneLine(value.String())
+		return "the rule's value is no decision: " + oneLine(x.value)
 	case held >= 0 && d.Outcome == Allowed:
 		return fmt.Sprintf("the rule at line %d allows it", x.Rules[held].Line)
 	case held >= 0:
-		return fmt.Sprintf("the rule at line %d holds, and refuses it: %s", x.Rules[held].Line, oneLine(value.String()))
+		return fmt.Sprintf("the rule at line %d holds, and refuses it: %s", x.Rules[held].Line, oneLine(x.value))
 	case d.Outcome == Allowed && x.Default != nil:
 		return fmt.Sprintf("no rule is true, and the default at line %d allows it", x.Default.Line)
 	case x.Default != nil && len(x.Rules) == 0:
@@ -231,69 +239,6 @@ func (x *Explanation) summarize(d Decision, value ast.Value, err error) string {
 		return fmt.Sprintf("no rule is true, and the default at line %d refuses it", x.Default.Line)
 	}
 	return "it is " + d.Outcome.String()
-}
-
-// environment is a variable with its value, as containers have them.
-var environment = regexp.MustCompile(`^([A-Za-z_][A-Za-z0-9_.-]*=).+`)
-
-// Redact takes the values of environment variables out of an explanation.
-func (x *Explanation) Redact() {
-	for i := range x.Rules {
-		for j := range x.Rules[i].Failed {
-			for k := range x.Rules[i].Failed[j].Values {
-				v := &x.Rules[i].Failed[j].Values[k]
-				for n := range v.Values {
-					if carriesData(v.Name) {
-						v.Values[n] = "[redacted]"
-						continue
-					}
-					v.Values[n] = redacted(v.Values[n])
-				}
-			}
-		}
-	}
-}
-
-// RedactJSON takes the values of environment variables and the data of streams
-// and files out of a request. What is no JSON is taken out as a whole.
-func RedactJSON(input []byte) []byte {
-	var doc any
-	if err := util.UnmarshalJSON(input, &doc); err != nil {
-		return []byte(`"[redacted]"`)
-	}
-	b, err := json.Marshal(redacted(doc))
-	if err != nil {
-		return []byte(`"[redacted]"`)
-	}
-	return b
-}
-
-// carriesData says whether a field has what passes through the agent: standard
-// input, or a file's content.
-func carriesData(name string) bool { return name == "data" || name == "input.data" }
-
-func redacted(v any) any {
-	switch v := v.(type) {
-	case string:
-		return environment.ReplaceAllString(v, "$1[redacted]")
-	case []any:
-		out := make([]any, len(v))
-		for i := range v {
-			out[i] = redacted(v[i])
-		}
-		return out
-	case map[string]any:
-		out := make(map[string]any, len(v))
-		for k := range v {
-			if _, isObject := v[k].(map[string]any); carriesData(k) && !isObject {
-				out[k] = "[redacted]"
-				continue
-			}
-			out[k] = redacted(v[k])
-		}
-		return out
-	}
-	return v
 }
 
 // String is the explanation for people.

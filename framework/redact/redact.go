@@ -1,5 +1,5 @@
 // Package redact takes credentials out of texts that are kept for people: tokens,
-// private keys, and what Kubernetes' Secrets hold.
+// private keys, headers and cookies that authenticate.
 //
 // The run's own secrets it leaves alone: they must be nowhere, and package leak
 // fails the run that finds one. It must not know where texts come from.
@@ -15,13 +15,17 @@ var rules = []struct {
 }{
 	// Private keys in PEM (RFC 7468), also within JSON or Go strings; a key that is cut short is one too.
 	{regexp.MustCompile(`-----BEGIN ((?:[A-Z0-9]+ )*)PRIVATE KEY-----(?s:.*?)(?:-----END (?:[A-Z0-9]+ )*PRIVATE KEY-----|\z)`), "[private key]"},
-	// JSON Web Tokens and JWEs (RFC 7519, RFC 7516): a header that begins {" and two to four more parts.
-	{regexp.MustCompile(`eyJ[A-Za-z0-9_-]{8,}(?:\.[A-Za-z0-9_-]*){2,4}`), "[token]"},
-	// Private members of JSON Web Keys (RFC 7518, sections 6.2.2 and 6.3.2).
-	{regexp.MustCompile(`(\\?"(?:d|p|q|dp|dq|qi|k)\\?"\s*:\s*\\?")[A-Za-z0-9_-]{16,}`), "${1}[key]"},
-	// Authorization headers and cookies (RFC 9110, RFC 6265).
-	{regexp.MustCompile(`(?i)(authorization\s*[:=]\s*\[?"?)(?:bearer|basic)\s+[^\s"',\]\[]+`), "${1}[credentials]"},
-	{regexp.MustCompile(`(?i)((?:set-)?cookie\s*[:=]\s*\[?"?[^=\s"\[]+=)[^;\s"'\[\]]+`), "${1}[cookie]"},
+	// JSON Web Tokens and JWEs (RFC 7519, RFC 7516): a header that is a JSON object, perhaps with blanks, and two to four more parts.
+	{regexp.MustCompile(`e(?:yJ|yAi|wog|wok|w0K)[A-Za-z0-9_-]{8,}(?:\.[A-Za-z0-9_-]*){2,4}`), "[token]"},
+	// Private members of JSON Web Keys (RFC 7518, sections 6.2.2, 6.3.2 and 6.4.1), also in JSON within JSON.
+	{regexp.MustCompile(`(\\*"(?:d|p|q|dp|dq|qi|r|t|k)\\*"\s*:\s*\\*")[A-Za-z0-9_-]{16,}`), "${1}[key]"},
+	// Authorization headers (RFC 9110), as lines, in maps and in JSON; bearer tokens wherever they are (RFC 6750).
+	{regexp.MustCompile(`(?i)(authorization\\*"?\s*[:=]\s*\[?\s*\\*"?)(?:bearer|basic)\s+[^\s"',\]\[\\]+`), "${1}[credentials]"},
+	{regexp.MustCompile(`(?i)(\bbearer\s+)[A-Za-z0-9._~+/-]{16,}=*`), "${1}[credentials]"},
+	// Cookies (RFC 6265): all that a client sends, and what a server sets.
+	{regexp.MustCompile(`(?i)((?:^|[^-a-z])cookie\\*"?\s*[:=]\s*\[?\s*\\*"?[^=\s"\[]+=)[^\r\n"'\[\]\\]+`), "${1}[cookie]"},
+	{regexp.MustCompile(`(?i)(set-cookie\\*"?\s*[:=]\s*\[?\s*\\*"?[^=\s"\[]+=)[^;\s"'\[\]\\]+`), "${1}[cookie]"},
+	{regexp.MustCompile(`(kbs-session-id=)[^;\s"'\[\]\\]+`), "${1}[cookie]"},
 }
 
 // Text returns s without credentials.

@@ -26,6 +26,17 @@ func TestText(t *testing.T) {
 		"authorization=Basic dXNlcjpwYXNz":                                       "authorization=[credentials]",
 		`Authorization:["Bearer abc"]`:                                           `Authorization:["[credentials]"]`,
 		"Set-Cookie: kbs-session-id=0123456789; Path=/":                          "Set-Cookie: kbs-session-id=[cookie]; Path=/",
+		`{"Authorization":"Bearer abcdef"}`:                                      `{"Authorization":"[credentials]"}`,
+		`{"Authorization": ["Basic dXNlcjpwYXNz"]}`:                              `{"Authorization": ["[credentials]"]}`,
+		`{\"authorization\":\"Bearer abcdef\"}`:                                  `{\"authorization\":\"[credentials]\"}`,
+		"sent Bearer mF_9.B5f-4.1JqM0123456":                                     "sent Bearer [credentials]",
+		"the bearer token is missing":                                            "the bearer token is missing",
+		"eyAiYWxnIjoiRVMyNTYifQ.e30.c2ln":                                        "[token]",
+		`{"oth":[{"r":"` + d + `","t":"` + d + `"}]}`:                            `{"oth":[{"r":"[key]","t":"[key]"}]}`,
+		`\\\"d\\\":\\\"` + d + `\\\"`:                                            `\\\"d\\\":\\\"[key]\\\"`,
+		"Cookie: a=first; kbs-session-id=second\nnext":                           "Cookie: a=[cookie]\nnext",
+		`{"Cookie":["kbs-session-id=0123"]}`:                                     `{"Cookie":["kbs-session-id=[cookie]"]}`,
+		"session kbs-session-id=0123 ended":                                      "session kbs-session-id=[cookie] ended",
 		"exec whoami: root\n":                                                    "exec whoami: root\n",
 		`ExecProcessRequest is blocked by policy: `:                              `ExecProcessRequest is blocked by policy: `,
 		"pcr08 765156eda5fe806552610f2b6e828509a8b898ad014c76ad8600261eb7c5e63f": "pcr08 765156eda5fe806552610f2b6e828509a8b898ad014c76ad8600261eb7c5e63f",
@@ -48,7 +59,7 @@ func FuzzText(f *testing.F) {
 	f.Add("\\n", "\xff\x00")
 	f.Add("-----BEGIN X", "-----END PRIVATE KEY-----")
 	f.Fuzz(func(t *testing.T, before, after string) {
-		for _, secret := range []string{" " + jwt + " ", pem, "Authorization: Bearer " + d + " "} {
+		for _, secret := range []string{" " + jwt + " ", pem, "Authorization: Bearer " + d + " ", `"Authorization":"Bearer ` + d + `"`, "kbs-session-id=" + d + " "} {
 			text := before + secret + after
 			got := Text(text)
 			if strings.Contains(secret, jwt) && strings.Contains(got, jwt) || strings.Contains(secret, "MC4CAQ") && strings.Contains(got, "MC4CAQAwBQYDK2VwBCIEINTuctv5E1hK1bbY8fdp") || strings.Contains(secret, d) && !strings.Contains(before+after, d) && strings.Contains(got, d) {

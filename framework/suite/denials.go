@@ -11,6 +11,7 @@ import (
 	"github.com/coco-e2e/coco-e2e/framework/cluster/simulation"
 	"github.com/coco-e2e/coco-e2e/framework/initdata"
 	"github.com/coco-e2e/coco-e2e/framework/policy"
+	"github.com/coco-e2e/coco-e2e/framework/redact"
 )
 
 // maxDenials is how many refusals of a pod are kept.
@@ -37,7 +38,7 @@ func (b *Bed) keepDenials(dir string, p *corev1.Pod) {
 			GinkgoWriter.Println("artefacts:", err)
 			return
 		}
-		AddReportEntry("why denied", fmt.Sprintf("pod %s, %s\n%s\nreproduce: cd %s && %s", p.Name, r.Method, r.Why, at, policy.Reproduction(r.Endpoint)), ReportEntryVisibilityFailureOrVerbose)
+		AddReportEntry("why denied", fmt.Sprintf("pod %s, %s\n%s\nreproduce: cd %s && %s", p.Name, r.Method, redact.Text(r.Why.String()), at, policy.Reproduction(r.Endpoint)), ReportEntryVisibilityFailureOrVerbose)
 	}
 }
 
@@ -52,9 +53,7 @@ func keepDenial(dir string, p *corev1.Pod, r simulation.RPC) error {
 		files["policy.rego"] = text
 	}
 	for name, content := range files {
-		if err := os.WriteFile(filepath.Join(dir, name), content, 0o644); err != nil {
-			return err
-		}
+		keep(filepath.Join(dir, name), content)
 	}
 	return nil
 }

@@ -2,7 +2,6 @@ package suite
 
 import (
 	"context"
-	"os"
 	"path/filepath"
 	"slices"
 
@@ -12,6 +11,7 @@ import (
 
 	"github.com/coco-e2e/coco-e2e/framework/kbs"
 	"github.com/coco-e2e/coco-e2e/framework/pod"
+	"github.com/coco-e2e/coco-e2e/framework/redact"
 )
 
 // keepRefusals writes what the KBS simulators refused while the spec ran, and
@@ -33,9 +33,8 @@ func (b *Bed) keepRefusals(ctx context.Context, dir, ns string) {
 				continue
 			}
 			file := filepath.Join(dir, "secret-"+namespace+".txt")
-			if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
-				GinkgoWriter.Println("artefacts:", err)
-			}
+			text = redact.Text(text)
+			keep(file, []byte(text))
 			AddReportEntry("why no secret", text, ReportEntryVisibilityFailureOrVerbose)
 		}
 	}

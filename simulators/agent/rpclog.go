@@ -90,7 +90,7 @@ func (r *rpcLine) explain(ctx context.Context, e *policy.Engine, d policy.Decisi
 	if err != nil {
 		return
 	}
-	r.Why, r.Input, r.State = &why, policy.RedactJSON(input), policy.RedactJSON(state)
+	r.Why, r.Input, r.State = &why, why.RedactJSON(input), why.RedactJSON(state)
 }
 
 // mayExplain says whether a refusal is new, and not one too many.
