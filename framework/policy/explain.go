@@ -50,6 +50,8 @@ type RuleTried struct {
 	// Held says that its body was true; Value is its value then.
 	Held  bool `json:"held"`
 	Value any  `json:"value,omitempty"`
+	// Skipped says that it was not tried: another has decided before.
+	Skipped bool `json:"skipped,omitempty"`
 	// Failed leads from the first expression of the rule that was not true into
 	// the functions that it calls, to the one that decided.
 	Failed []Expression `json:"failed,omitempty"`
@@ -261,6 +263,10 @@ func RulesText(rules []RuleTried, byDefault *Place) string {
 	for _, r := range rules {
 		if r.Held {
 			fmt.Fprintf(&b, "\n  ✓ line %d: %s\n", r.Line, headOf(r.Text))
+			continue
+		}
+		if r.Skipped {
+			fmt.Fprintf(&b, "\n  · line %d: %s, not tried\n", r.Line, headOf(r.Text))
 			continue
 		}
 		fmt.Fprintf(&b, "\n  ✗ line %d: %s\n", r.Line, headOf(r.Text))

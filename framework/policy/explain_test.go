@@ -145,6 +145,10 @@ func TestExplain(t *testing.T) {
 		"no default": {
 			nested, "WaitProcessRequest", `{"exec_id":false}`, "error", []string{"no rule WaitProcessRequest is true, and there is no default", "input.exec_id = false"},
 		},
+		"what was not tried": {
+			"package agent_policy\nExecProcessRequest if input.a == 1\nExecProcessRequest if input.b == 2\n", "ExecProcessRequest", `{"a":1,"b":2}`, "allowed",
+			[]string{"✓ line 2: ExecProcessRequest if", "· line 3: ExecProcessRequest if input.b == 2, not tried"},
+		},
 		"an object":     {nested, "StartContainerRequest", `{}`, "denied", []string{"holds, and refuses it", `"allowed": false`}},
 		"no decision":   {nested, "ReadStreamRequest", `{}`, "error", []string{"the rule's value is no decision"}},
 		"everything":    {"package agent_policy\ndefault AllowRequestsFailingPolicy := true\n", "ExecProcessRequest", `{}`, "allowed", []string{"AllowRequestsFailingPolicy allows what the policy does not"}},

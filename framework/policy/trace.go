@@ -61,6 +61,7 @@ func (t *Trace) Rules(c *ast.Compiler, rule ast.Ref, input any) (rules []RuleTri
 		switch f := frames[r]; {
 		case f == nil:
 			tried.Held = len(r.Body) == 0
+			tried.Skipped = !tried.Held
 		case f.held:
 			tried.Held = true
 		default:

@@ -33,7 +33,7 @@ func (b *Bed) keepRefusals(ctx context.Context, dir, ns string) {
 				continue
 			}
 			file := filepath.Join(dir, "secret-"+namespace+".txt")
-			text = redact.Text(text)
+			text = "what this KBS refused while the spec ran, to whoever asked it\n\n" + redact.Text(text)
 			keep(file, []byte(text))
 			AddReportEntry("why no secret", text, ReportEntryVisibilityFailureOrVerbose)
 		}
