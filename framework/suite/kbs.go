@@ -58,7 +58,7 @@ func (b *Bed) KBS(ctx context.Context) *KBS {
 var OneKBS = oneKBS()
 
 func oneKBS() any {
-	if os.Getenv("KBS_URL") != "" {
+	if os.Getenv("KBS_URL") != "" || os.Getenv("KBS_CHART") != "" {
 		return Serial
 	}
 	return Label()

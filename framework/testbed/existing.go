@@ -84,6 +84,8 @@ func upExisting(ctx context.Context, o Options) (*Testbed, error) {
 		return nil, err
 	}
 	switch {
+	case o.KBS.Chart != "":
+		err = o.Progress.Do("KBS: install Trustee's chart", func() error { return t.deployTrustee(ctx, o) })
 	case o.KBS.URL != "":
 		t.KBSURL, t.ExternalKBS = o.KBS.URL, o.KBS
 	case h.Simulated:
@@ -144,6 +146,11 @@ func downExisting(ctx context.Context, h Handle) error {
 	pods, err := pod.NewClient(c.KubernetesRestConfig())
 	if err != nil {
 		return err
+	}
+	if h.TrusteeNamespace != "" {
+		if err := (&Testbed{Handle: h, Pods: pods}).removeTrustee(ctx); err != nil {
+			return err
+		}
 	}
 	if h.KBSNamespace != "" {
 		if err := pods.DeleteNamespace(ctx, h.KBSNamespace); err != nil {

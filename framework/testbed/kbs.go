@@ -50,12 +50,44 @@ type ExternalKBS struct {
 	AdminToken string `json:"adminToken"`
 	// CA is the authority of its certificate, PEM; "" for the system's.
 	CA string `json:"ca"`
+	// Chart is Trustee's Helm chart, a directory or an archive, that the run
+	// installs in place of all that; ChartValues is a file of further values.
+	Chart       string `json:"chart,omitempty"`
+	ChartValues string `json:"chartValues,omitempty"`
+}
+
+// chartFromEnvironment reads KBS_CHART and KBS_VALUES.
+func chartFromEnvironment(k *ExternalKBS) error {
+	for name, path := range map[string]*string{"KBS_CHART": &k.Chart, "KBS_VALUES": &k.ChartValues} {
+		if *path = os.Getenv(name); *path == "" {
+			continue
+		}
+		if _, err := os.Stat(*path); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		var err error
+		if *path, err = filepath.Abs(*path); err != nil {
+			return err
+		}
+	}
+	switch {
+	case k.Chart == "" && k.ChartValues != "":
+		return errors.New("KBS_VALUES means something with KBS_CHART only: set that too, or unset it")
+	case k.Chart != "" && (k.URL != "" || os.Getenv("KBS") == "sim"):
+		return errors.New("KBS_CHART contradicts KBS_URL and KBS=sim: unset all but one")
+	case k.Chart != "" && os.Getenv("KEEP") != "":
+		return errors.New("KBS_CHART cannot be kept: its KBS is reached for as long as the run lasts; install the chart yourself, and use KBS_URL")
+	}
+	return nil
 }
 
 // kbsFromEnvironment reads KBS, KBS_URL, KBS_ADMIN_URL, KBS_ADMIN_TOKEN and
-// KBS_CERT.
+// KBS_CERT, KBS_CHART and KBS_VALUES.
 func kbsFromEnvironment() (ExternalKBS, error) {
 	k := ExternalKBS{URL: os.Getenv("KBS_URL"), AdminURL: os.Getenv("KBS_ADMIN_URL"), AdminToken: os.Getenv("KBS_ADMIN_TOKEN")}
+	if err := chartFromEnvironment(&k); err != nil {
+		return k, err
+	}
 	switch which := os.Getenv("KBS"); {
 	case which != "" && which != "sim":
 		return k, fmt.Errorf("KBS=%s: use KBS=sim for the simulator, or KBS_URL for a KBS that is there", which)
@@ -69,10 +101,10 @@ func kbsFromEnvironment() (ExternalKBS, error) {
 	if k.AdminURL == "" {
 		k.AdminURL = k.URL
 	}
-	for name, value := range map[string]string{"KBS_URL": k.URL, "KBS_ADMIN_URL": k.AdminURL} {
-		u, err := url.Parse(value)
+	for _, given := range [][2]string{{"KBS_URL", k.URL}, {"KBS_ADMIN_URL", k.AdminURL}} {
+		u, err := url.Parse(given[1])
 		if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" {
-			return k, fmt.Errorf("%s=%s: want http://host:port or https://host:port", name, value)
+			return k, fmt.Errorf("%s=%s: want http://host:port or https://host:port", given[0], given[1])
 		}
 	}
 	if path := os.Getenv("KBS_CERT"); path != "" {

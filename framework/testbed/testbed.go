@@ -185,6 +185,8 @@ type Handle struct {
 	Platform *existing.Platform `json:"platform,omitempty"`
 	// KBSURL is the KBS as a guest reaches it; "" when there is none.
 	KBSURL string `json:"kbsURL"`
+	// TrusteeNamespace is that of Trustee's chart, when the run installed it.
+	TrusteeNamespace string `json:"trusteeNamespace,omitempty"`
 	// KBSNamespace is the namespace of the run's own KBS, or "".
 	KBSNamespace string `json:"kbsNamespace"`
 	// KBSAdminKey is the Ed25519 key, PKCS8 in PEM, that signs administrators'
@@ -295,6 +297,12 @@ func Up(ctx context.Context, o Options) (*Testbed, error) {
 	if err := t.cluster.LoadImageArchive(ctx, parts.ProbeArchive); err != nil {
 		return nil, err
 	}
+	if o.KBS.Chart != "" {
+		if err := o.Progress.Do("KBS: install Trustee's chart", func() error { return t.deployTrustee(ctx, o) }); err != nil {
+			return nil, err
+		}
+		return t, t.save()
+	}
 	if o.KBS.URL != "" {
 		t.KBSURL, t.ExternalKBS = o.KBS.URL, o.KBS
 		o.Progress.Printf("KBS: %s, which was given", o.KBS.URL)
@@ -365,7 +373,7 @@ func Kept(o Options) (*Testbed, error) {
 	if o.Provider != "" && h.Provider != o.Provider {
 		return nil, fmt.Errorf("the cluster %s that an earlier run kept is a %s one, and CLUSTER asks for %s: remove it with `make down`", h.Name, h.Provider, o.Provider)
 	}
-	if h.ExternalKBS.URL != o.KBS.URL {
+	if h.ExternalKBS.Chart != o.KBS.Chart || o.KBS.Chart == "" && h.ExternalKBS.URL != o.KBS.URL {
 		return nil, fmt.Errorf("the cluster %s that an earlier run kept has the KBS %q, and KBS_URL asks for %q: remove it with `make down`", h.Name, h.ExternalKBS.URL, o.KBS.URL)
 	}
 	if h.Provider != Existing && h.Shim != o.Shim.Name() {

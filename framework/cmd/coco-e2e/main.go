@@ -73,6 +73,9 @@ func upCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if o.KBS.Chart != "" {
+				return errors.New("KBS_CHART is for `make e2e`: its KBS is reached for as long as a run lasts; install the chart yourself, and use KBS_URL")
+			}
 			t, err := up(cmd.Context(), o)
 			if err != nil {
 				return err
