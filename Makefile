@@ -1,7 +1,7 @@
 # coco-e2e: end-to-end tests for confidential pods. `make help` says what there is.
 
 .DEFAULT_GOAL := help
-.PHONY: help e2e up down test lint bench build prerequisites generate fuzz requirements mutants
+.PHONY: help e2e up down test lint bench build prerequisites generate fuzz requirements mutants image
 
 COCO := bin/coco-e2e
 export CLUSTER CLUSTER_NAME NODES COCO_E2E_CACHE ARTIFACTS_DIR WORKLOAD_IMAGE KEEP FOCUS LABELS SUITES SHIM KATA_SHIM KATA_CONFIG KBS KBS_URL KBS_ADMIN_URL KBS_ADMIN_TOKEN KBS_CERT KBS_CHART KBS_VALUES ARTIFACTS KUBECONFIG RUNTIME_CLASS TEST_ROOTS UNLISTED_IMAGE PROBE_IMAGE FUZZTIME TARGETS
@@ -45,6 +45,10 @@ bench: prerequisites build ## measure pods, execs, memory and phases on a fresh 
 
 build: ## put the command at bin/coco-e2e
 	@go build -trimpath -o $(COCO) ./framework/cmd/coco-e2e
+
+image: prerequisites build ## write bin/runner.tar and bin/hostprobe.tar: images for clusters that are there
+	@$(COCO) image -o bin/runner.tar
+	@$(COCO) image --probe -o bin/hostprobe.tar
 
 fuzz: ## run each fuzz target, or those that match TARGETS, for FUZZTIME (10s)
 	@scripts/fuzz

@@ -126,11 +126,39 @@ func answers(ctx context.Context, c *agentapi.Client) {
 	Expect(r.Status).To(Equal(pb.HealthCheckResponse_SERVING))
 }
 
+// searchPath is the environment of processes.
+var searchPath = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
+
 // exec asks for a process in a container.
 func exec(container string, args ...string) *pb.ExecProcessRequest {
 	return &pb.ExecProcessRequest{ContainerId: container, ExecId: newID(), Process: &pb.Process{
-		Args: args, Env: []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}, Cwd: "/", User: &pb.User{},
+		Args: args, Env: searchPath, Cwd: "/", User: &pb.User{},
 	}}
+}
+
+// container asks for a container of an image that is pulled in the guest.
+func container(id, image string) *pb.CreateContainerRequest {
+	root := "/run/kata-containers/" + id + "/rootfs"
+	return &pb.CreateContainerRequest{
+		ContainerId: id, ExecId: id,
+		Storages: []*pb.Storage{{
+			Driver: "image_guest_pull", Source: image, Fstype: "overlay", MountPoint: root,
+			DriverOptions: []string{`image_guest_pull={"metadata":{"io.kubernetes.cri.container-type":"container"}}`},
+		}},
+		OCI: &pb.Spec{
+			Version: "1.3.0", Root: &pb.Root{Path: root},
+			Process: &pb.Process{Args: []string{"sh"}, Env: searchPath, Cwd: "/", User: &pb.User{}},
+			Mounts: []*pb.Mount{
+				{Destination: "/proc", Source: "proc", Type: "proc", Options: []string{"nosuid", "noexec", "nodev"}},
+				{Destination: "/dev", Source: "tmpfs", Type: "tmpfs", Options: []string{"nosuid", "strictatime", "mode=755", "size=65536k"}},
+			},
+			Annotations: map[string]string{"io.kubernetes.cri.container-type": "container"},
+			Linux: &pb.Linux{
+				CgroupsPath: "/kubepods/" + id, Namespaces: []*pb.LinuxNamespace{{Type: "ipc"}, {Type: "uts"}, {Type: "mount"}},
+				Resources: &pb.LinuxResources{Memory: &pb.LinuxMemory{}, CPU: &pb.LinuxCPU{Shares: 2, Period: 100000}},
+			},
+		},
+	}
 }
 
 func newID() string {

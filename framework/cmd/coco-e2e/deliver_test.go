@@ -6,8 +6,11 @@ import (
 	"compress/gzip"
 	"crypto/rand"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"io"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -16,6 +19,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes/fake"
+	"k8s.io/client-go/kubernetes/scheme"
 )
 
 func artefactsWith(t *testing.T, files map[string]string) string {
@@ -79,18 +83,10 @@ func TestConfigMapRefuses(t *testing.T) {
 	}
 }
 
-// The contract of Sonobuoy's plugins: a file done with the path of the results.
-func TestSonobuoy(t *testing.T) {
-	dir := artefactsWith(t, map[string]string{"junit.xml": "<testsuites/>", "failed/a/console.log": "x"})
-	results := t.TempDir()
-	if err := (delivery{sonobuoy: results}).deliver(t.Context(), dir, nil); err != nil {
-		t.Fatal(err)
-	}
-	path, err := os.ReadFile(filepath.Join(results, "done"))
-	if err != nil || strings.TrimSpace(string(path)) != filepath.Join(results, "coco-e2e.tar.gz") || string(path) != strings.TrimSpace(string(path)) {
-		t.Fatalf("%v: %q", err, path)
-	}
-	f, err := os.Open(string(path))
+// unpacked are the files of an archive.
+func unpacked(t *testing.T, archive string) map[string]string {
+	t.Helper()
+	f, err := os.Open(archive)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -113,6 +109,21 @@ func TestSonobuoy(t *testing.T) {
 		}
 		got[h.Name] = string(b)
 	}
+	return got
+}
+
+// The contract of Sonobuoy's plugins: a file done with the path of the results.
+func TestSonobuoy(t *testing.T) {
+	dir := artefactsWith(t, map[string]string{"junit.xml": "<testsuites/>", "failed/a/console.log": "x"})
+	results := t.TempDir()
+	if err := (delivery{sonobuoy: results}).deliver(t.Context(), dir, nil); err != nil {
+		t.Fatal(err)
+	}
+	path, err := os.ReadFile(filepath.Join(results, "done"))
+	if err != nil || strings.TrimSpace(string(path)) != filepath.Join(results, "coco-e2e.tar.gz") || string(path) != strings.TrimSpace(string(path)) {
+		t.Fatalf("%v: %q", err, path)
+	}
+	got := unpacked(t, string(path))
 	if len(got) != 2 || got["junit.xml"] != "<testsuites/>" || got["failed/a/console.log"] != "x" {
 		t.Errorf("%v", got)
 	}
@@ -138,5 +149,82 @@ func TestPrebuilt(t *testing.T) {
 	}
 	if prebuilt() != "" {
 		t.Error("the test itself is taken for the image's program")
+	}
+}
+
+// Sonobuoy's worker waits for done, also when a run cannot begin.
+func TestSonobuoyOfARunThatNeverBegan(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		env  map[string]string
+		want string
+	}{
+		{"what to use of the cluster is not said", map[string]string{"CLUSTER": "existing", "RUNTIME_CLASS": ""}, "CLUSTER=existing needs RUNTIME_CLASS"},
+		{"a provider that there is not", map[string]string{"CLUSTER": "cloud"}, "CLUSTER=cloud: unknown provider"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			dir, results := t.TempDir(), t.TempDir()
+			c.env["ARTIFACTS_DIR"], c.env["COCO_E2E_CACHE"] = filepath.Join(dir, "artifacts"), filepath.Join(dir, "cache")
+			for name, value := range c.env {
+				t.Setenv(name, value)
+			}
+			cmd := runCommand()
+			cmd.SetArgs([]string{"--sonobuoy", results})
+			if err := cmd.Execute(); err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("%v, want %q", err, c.want)
+			}
+			path, err := os.ReadFile(filepath.Join(results, "done"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := unpacked(t, string(path))
+			if junit := got["junit.xml"]; !strings.Contains(junit, "<failure") && !strings.Contains(junit, "<error") || !strings.Contains(junit, c.want) {
+				t.Errorf("junit.xml does not fail with %q:\n%s", c.want, junit)
+			}
+		})
+	}
+}
+
+// A run on a cluster that was there puts its report there, also when no spec ran.
+func TestConfigMapOfARunWithoutSpecs(t *testing.T) {
+	var created corev1.ConfigMap
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method != http.MethodPost || r.URL.Path != "/api/v1/namespaces/ns/configmaps" {
+			http.NotFound(w, r)
+			return
+		}
+		body, err := io.ReadAll(r.Body)
+		if err != nil {
+			t.Error(err)
+		}
+		object, _, err := scheme.Codecs.UniversalDeserializer().Decode(body, nil, &created)
+		if err != nil {
+			t.Errorf("%T: %v", object, err)
+		}
+		w.Header().Set("Content-Type", "application/json")
+		w.WriteHeader(http.StatusCreated)
+		_ = json.NewEncoder(w).Encode(&corev1.ConfigMap{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "ConfigMap"}})
+	}))
+	defer server.Close()
+	dir := t.TempDir()
+	config := filepath.Join(dir, "kubeconfig")
+	text := "apiVersion: v1\nkind: Config\nclusters: [{name: x, cluster: {server: \"" + server.URL + "\"}}]\ncontexts: [{name: x, context: {cluster: x, user: x}}]\n" +
+		"users: [{name: x, user: {}}]\ncurrent-context: x\n"
+	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, value := range map[string]string{
+		"CLUSTER": "existing", "RUNTIME_CLASS": "kata-qemu-tdx", "KUBECONFIG": config,
+		"ARTIFACTS_DIR": filepath.Join(dir, "artifacts"), "COCO_E2E_CACHE": filepath.Join(dir, "cache"),
+	} {
+		t.Setenv(name, value)
+	}
+	cmd := runCommand()
+	cmd.SetArgs([]string{"--suites", "nosuch", "--config-map", "ns/report"})
+	if err := cmd.Execute(); err == nil || !strings.Contains(err.Error(), `no suite on a cluster is called "nosuch"`) {
+		t.Error(err)
+	}
+	if created.Name != "report" || !strings.Contains(created.Data["report.yaml"], "nosuch") || created.Data["junit.xml"] == "" {
+		t.Errorf("%s: %v", created.Name, created.Data)
 	}
 }

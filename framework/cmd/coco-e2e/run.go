@@ -20,6 +20,7 @@ import (
 	"golang.org/x/term"
 	"k8s.io/client-go/kubernetes"
 
+	"github.com/coco-e2e/coco-e2e/framework/cluster/existing"
 	"github.com/coco-e2e/coco-e2e/framework/conformance/report"
 	"github.com/coco-e2e/coco-e2e/framework/leak"
 	"github.com/coco-e2e/coco-e2e/framework/pod"
@@ -47,11 +48,8 @@ func runCommand() *cobra.Command {
 		Use: "run", Short: "Bring up a testbed, run the suites on it, write the reports, take it away", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			o, err := options()
-			if err != nil {
-				return err
-			}
-			if err := s.to.check(); err != nil {
-				return err
+			if err = errors.Join(err, s.to.check()); err != nil {
+				return errors.Join(err, s.refused(o, err))
 			}
 			return runSuites(cmd, o, s, nil)
 		},
@@ -95,6 +93,23 @@ func kubeOf(t *testbed.Testbed) kubernetes.Interface {
 		return nil
 	}
 	return t.Pods.Kube
+}
+
+// kubeThere is the cluster of a run that came to no testbed, where it is one that
+// was there; nil for others.
+func kubeThere(o testbed.Options) kubernetes.Interface {
+	if o.Provider != testbed.Existing {
+		return nil
+	}
+	c, err := existing.Open(o.Existing.Kubeconfig)
+	if err != nil {
+		return nil
+	}
+	kube, err := kubernetes.NewForConfig(c.KubernetesRestConfig())
+	if err != nil {
+		return nil
+	}
+	return kube
 }
 
 // nodeLogs are those of a testbed, if there is one.
@@ -208,26 +223,48 @@ func inOwnDirectory(dir, file, name string) (string, error) {
 	return path, os.Symlink(filepath.Join("..", file), path)
 }
 
+// emptyArtifacts makes the directory of the artefacts, without those of an
+// earlier run.
+func emptyArtifacts() (string, error) {
+	dir := artifacts()
+	if err := os.RemoveAll(dir); err != nil {
+		return "", fmt.Errorf("old artefacts: %w", err)
+	}
+	return dir, os.MkdirAll(dir, 0o755)
+}
+
+// refused tells Sonobuoy of a run that never began: its worker waits for a
+// result until it comes. For others the error is enough, and what an earlier run
+// left stays.
+func (s selection) refused(o testbed.Options, reason error) error {
+	if s.to.sonobuoy == "" {
+		return nil
+	}
+	dir, err := emptyArtifacts()
+	if err != nil {
+		return err
+	}
+	_, err = recording{dir: dir, begin: time.Now(), o: o, s: s}.write(context.Background(), nil, reason)
+	return errors.Join(err, s.to.toSonobuoy(dir))
+}
+
 // runSuites brings up a testbed, runs the suite and then, when it passed,
 // more; and takes the testbed away.
 func runSuites(cmd *cobra.Command, o testbed.Options, s selection, more func(*testbed.Testbed) error) (err error) {
 	begin := time.Now()
-	dir := artifacts()
-	if err := os.RemoveAll(dir); err != nil {
-		return fmt.Errorf("old artefacts: %w", err)
-	}
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+	dir, err := emptyArtifacts()
+	if err != nil {
 		return err
 	}
 	record := recording{dir: dir, begin: begin, o: o, s: s}
 	binaries, err := compileSuites(o, s.suites)
 	if err != nil {
-		return errors.Join(record.aborted(err), s.to.deliver(cmd.Context(), dir, nil))
+		return errors.Join(record.aborted(err), s.to.deliver(context.WithoutCancel(cmd.Context()), dir, kubeThere(o)))
 	}
 	var t *testbed.Testbed
 	if needsCluster(s.suites) {
 		if t, err = up(cmd.Context(), o); err != nil {
-			return errors.Join(record.aborted(err), s.to.deliver(cmd.Context(), dir, nil))
+			return errors.Join(record.aborted(err), s.to.deliver(context.WithoutCancel(cmd.Context()), dir, kubeThere(o)))
 		}
 		if !s.keep {
 			defer func() { err = errors.Join(err, down(o), savePhases(o, dir, s.String() == "")) }()

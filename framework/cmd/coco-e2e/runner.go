@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/coco-e2e/coco-e2e/framework/cluster/simulation"
 	"github.com/coco-e2e/coco-e2e/framework/guest"
 	"github.com/coco-e2e/coco-e2e/framework/testbed"
 )
@@ -79,16 +80,21 @@ func prebuiltBinaries(dir, cache string, names []string) ([]string, error) {
 
 func imageCommand() *cobra.Command {
 	var out string
-	var load bool
+	var load, probe bool
 	cmd := &cobra.Command{
-		Use: "image", Short: "Make the image that runs the suites inside a cluster, as an archive", Args: cobra.NoArgs,
-		Long: "Make the image that runs the suites inside a cluster, as an archive for `ctr images import`, `kind load image-archive` or `skopeo copy`:\n" + runnerImage + ", see manifests/chart.",
+		Use: "image", Short: "Make the image that runs the suites inside a cluster, or the host probe's, as an archive", Args: cobra.NoArgs,
+		Long: "Make the image that runs the suites inside a cluster, as an archive for `ctr images import`, `kind load image-archive` or `skopeo copy`:\n" +
+			runnerImage + ", see manifests/chart; or, with --probe, that of the host probe (PROBE_IMAGE):\n" + simulation.ProbeImage + ".",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			o, err := options()
 			if err != nil {
 				return err
 			}
-			if err := o.Progress.Do("runner: image", func() error { return writeRunnerImage(cmd.Context(), o, out) }); err != nil || !load {
+			what, write := "runner", writeRunnerImage
+			if probe {
+				what, write = "host probe", writeProbeImage
+			}
+			if err := o.Progress.Do(what+": image", func() error { return write(cmd.Context(), o, out) }); err != nil || !load {
 				return err
 			}
 			t, err := testbed.Kept(o)
@@ -98,9 +104,10 @@ func imageCommand() *cobra.Command {
 			if t == nil {
 				return fmt.Errorf("--load: no cluster called %s is kept: make up first", o.Name)
 			}
-			return o.Progress.Do("runner: load onto the nodes", func() error { return t.LoadImage(cmd.Context(), out) })
+			return o.Progress.Do(what+": load onto the nodes", func() error { return t.LoadImage(cmd.Context(), out) })
 		},
 	}
+	cmd.Flags().BoolVar(&probe, "probe", false, "make the host probe's image, not the runner's")
 	cmd.Flags().BoolVar(&load, "load", false, "load it onto the nodes of the cluster that make up brought up")
 	cmd.Flags().StringVarP(&out, "output", "o", "", "archive to write (required)")
 	_ = cmd.MarkFlagRequired("output")
@@ -126,12 +133,8 @@ func writeRunnerImage(ctx context.Context, o testbed.Options, out string) error 
 	if err := build(ctx, o.Root, "build", "-o", filepath.Join(dir, prebuiltGinkgo), "github.com/onsi/ginkgo/v2/ginkgo"); err != nil {
 		return err
 	}
-	registry := filepath.Join(dir, "registry")
-	if err := guest.Static(ctx, o.Root, registry, "./simulators/registry/cmd"); err != nil {
-		return err
-	}
 	args := []string{
-		"archive", "--out", out, "--reference", runnerImage, "--entrypoint", runnerDir + "/coco-e2e",
+		"--reference", runnerImage, "--entrypoint", runnerDir + "/coco-e2e",
 		"--binary", program + ":" + runnerDir + "/coco-e2e", "--binary", filepath.Join(dir, prebuiltGinkgo) + ":" + runnerDir + "/" + prebuiltGinkgo,
 	}
 	for _, name := range suites {
@@ -144,8 +147,26 @@ func writeRunnerImage(ctx context.Context, o testbed.Options, out string) error 
 	if _, err := os.Stat(authorities); err == nil {
 		args = append(args, "--file", authorities+":"+authorities)
 	}
-	if text, err := exec.CommandContext(ctx, registry, args...).CombinedOutput(); err != nil {
-		return fmt.Errorf("runner image: %w\n%s", err, text)
+	return archive(ctx, o, out, args...)
+}
+
+func writeProbeImage(ctx context.Context, o testbed.Options, out string) error {
+	program := filepath.Join(o.Cache, "runner", "hostprobe")
+	if err := guest.Static(ctx, o.Root, program, "./framework/hostprobe/cmd"); err != nil {
+		return err
+	}
+	return archive(ctx, o, out, "--reference", simulation.ProbeImage, "--binary", program+":/hostprobe", "--entrypoint", "/hostprobe")
+}
+
+// archive writes an image to the file out; args are what the registry's program
+// takes for its content.
+func archive(ctx context.Context, o testbed.Options, out string, args ...string) error {
+	registry := filepath.Join(o.Cache, "runner", "registry")
+	if err := guest.Static(ctx, o.Root, registry, "./simulators/registry/cmd"); err != nil {
+		return err
+	}
+	if text, err := exec.CommandContext(ctx, registry, append([]string{"archive", "--out", out}, args...)...).CombinedOutput(); err != nil {
+		return fmt.Errorf("image %s: %w\n%s", out, err, text)
 	}
 	return nil
 }
