@@ -175,7 +175,11 @@ func (p *Process) Kill(ctx context.Context, signal uint32) error {
 	if p.execID != "" {
 		exec = p.guestID
 	}
-	return p.container.sandbox.agent.signal(ctx, p.container.options.ID, exec, signal)
+	err := p.container.sandbox.agent.signal(ctx, p.container.options.ID, exec, signal)
+	if err != nil && fatal && p.container.sandbox.stopping() {
+		return nil // the process ended by it, and the sandbox's connection with it, before the answer came
+	}
+	return err
 }
 
 // Resize sets the size of the process's terminal, at its start if it has not started yet.

@@ -260,6 +260,16 @@ func (s *Sandbox) Stop(ctx context.Context) {
 	s.stopOnce.Do(func() { s.stop(context.WithoutCancel(ctx)) })
 }
 
+// stopping says whether Stop has begun.
+func (s *Sandbox) stopping() bool {
+	select {
+	case <-s.stopped:
+		return true
+	default:
+		return false
+	}
+}
+
 func (s *Sandbox) stop(ctx context.Context) {
 	close(s.stopped)
 	if err := s.monitor.close(); err != nil {
