@@ -36,6 +36,9 @@ type pod struct {
 	dir     string // bundles and the node's files
 	config  string
 
+	// held are other ends of fifos that are read, until a process has its own.
+	held []int
+
 	mu     sync.Mutex
 	topics []string
 	down   bool
@@ -177,6 +180,10 @@ func (p *pod) create(id string, io ...string) error {
 
 func (p *pod) start(id, exec string) error {
 	_, err := p.service.Start(p.t.Context(), &taskapi.StartRequest{ID: id, ExecID: exec})
+	for _, fd := range p.held {
+		_ = unix.Close(fd)
+	}
+	p.held = nil
 	return err
 }
 
@@ -283,6 +290,16 @@ func (p *pod) reader(name string) <-chan string {
 		all, _ := io.ReadAll(file)
 		text <- string(all)
 	}()
+	// What a process writes before anybody reads is lost when it ends: the reader,
+	// which opens its end in the background, is waited for, and kept from the end
+	// of a fifo that has no writer yet.
+	p.eventually("the fifo is read", func() bool {
+		fd, err := unix.Open(p.path(name), unix.O_WRONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+		if err == nil {
+			p.held = append(p.held, fd)
+		}
+		return err == nil
+	})
 	return text
 }
 
