@@ -20,10 +20,10 @@ import (
 const NginxName = "docker.io/library/nginx:coco-e2e"
 
 // nginxPackages are what the image is made of, with what they depend on.
-var nginxPackages = []string{"base-files", "ca-certificates", "coreutils", "curl", "dash", "grep", "nginx", "sed", "tar"}
+var nginxPackages = []string{"base-files", "ca-certificates", "coreutils", "curl", "dash", "grep", "netcat-openbsd", "nginx", "sed", "tar"}
 
 // nginxPrograms are the programs of the image beside those of coreutils.
-var nginxPrograms = []string{"usr/sbin/nginx", "usr/bin/curl", "usr/bin/dash", "usr/bin/grep", "usr/bin/sed", "usr/bin/tar"}
+var nginxPrograms = []string{"usr/sbin/nginx", "usr/bin/curl", "usr/bin/dash", "usr/bin/grep", "usr/bin/nc.openbsd", "usr/bin/sed", "usr/bin/tar"}
 
 // coreutils are those of that package's hundred programs that the image has.
 const coreutils = `[ base64 basename cat chmod chown cp cut date dd df dirname du echo env expr false head id ln ls md5sum
@@ -88,6 +88,7 @@ func Nginx(ctx context.Context, cache debian.Cache, refresh bool) (v1.Image, err
 func configureNginx(tree image.Tree) {
 	debian.AddMergedDirs(tree)
 	tree.AddLink("usr/bin/sh", "dash")
+	tree.AddLink("usr/bin/nc", "nc.openbsd")
 	tree.AddUsers("/bin/sh", "www-data:33", "nginx:101")
 	tree.AddText("etc/nginx/nginx.conf", nginxConf)
 	tree.AddText("etc/nsswitch.conf", "passwd: files\ngroup: files\nhosts: files dns\n")
