@@ -16,7 +16,6 @@ import (
 	"regexp"
 	"strconv"
 
-	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/coco-e2e/coco-e2e/framework/cluster"
 	"github.com/coco-e2e/coco-e2e/framework/cluster/existing"
@@ -324,11 +323,10 @@ func Up(ctx context.Context, o Options) (*Testbed, error) {
 
 // Open returns the testbed that h describes.
 func Open(h Handle) (*Testbed, error) {
-	cfg, err := clientcmd.BuildConfigFromFlags("", h.Kubeconfig)
+	cfg, err := existing.RESTConfig(h.Kubeconfig)
 	if err != nil {
 		return nil, fmt.Errorf("kubeconfig %s: %w", h.Kubeconfig, err)
 	}
-	cfg.QPS, cfg.Burst = 100, 200
 	pods, err := pod.NewClient(cfg)
 	if err != nil {
 		return nil, err

@@ -49,7 +49,7 @@ func (t *Testbed) deployTrustee(ctx context.Context, o Options) error {
 		args = append(args, "--values", o.KBS.ChartValues)
 	}
 	if err := t.helm(ctx, helm, args...); err != nil {
-		return err
+		return errors.Join(err, t.unready(ctx))
 	}
 	service, port, err := kbsService(ctx, t.Pods.Kube, t.TrusteeNamespace)
 	if err != nil {
@@ -84,6 +84,31 @@ func (t *Testbed) helm(ctx context.Context, helm string, args ...string) error {
 		return fmt.Errorf("helm %s: %w\n%s", args[0], err, out)
 	}
 	return nil
+}
+
+// unready says which of the chart's pods are not ready, and why: helm only says
+// that it waited too long. It is nil if all are.
+func (t *Testbed) unready(ctx context.Context) error {
+	list, err := t.Pods.Kube.CoreV1().Pods(t.TrusteeNamespace).List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, p := range list.Items {
+		for _, c := range slices.Concat(p.Status.InitContainerStatuses, p.Status.ContainerStatuses) {
+			if w := c.State.Waiting; w != nil {
+				errs = append(errs, fmt.Errorf("container %s of pod %s waits: %s: %s", c.Name, p.Name, w.Reason, w.Message))
+			}
+		}
+		if p.Status.Phase == corev1.PodPending && len(p.Status.ContainerStatuses) == 0 {
+			for _, condition := range p.Status.Conditions {
+				if condition.Status == corev1.ConditionFalse {
+					errs = append(errs, fmt.Errorf("pod %s: %s: %s", p.Name, condition.Reason, condition.Message))
+				}
+			}
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // removeTrustee uninstalls the chart, which has objects outside its namespace.

@@ -28,12 +28,28 @@ var _ cluster.Provider = (*Cluster)(nil)
 
 // Open takes the cluster of a kubeconfig; "" is the one that this process runs in.
 func Open(kubeconfig string) (*Cluster, error) {
-	cfg, err := clientcmd.BuildConfigFromFlags("", kubeconfig)
+	cfg, err := RESTConfig(kubeconfig)
 	if err != nil {
 		return nil, fmt.Errorf("KUBECONFIG=%s: %w", kubeconfig, err)
 	}
-	cfg.QPS, cfg.Burst = 100, 200
 	return &Cluster{kubeconfig: kubeconfig, cfg: cfg}, nil
+}
+
+// RESTConfig is how to talk to the cluster of a kubeconfig; "" is the one that
+// this process runs in, by its ServiceAccount.
+func RESTConfig(kubeconfig string) (*rest.Config, error) {
+	var cfg *rest.Config
+	var err error
+	if kubeconfig == "" {
+		cfg, err = rest.InClusterConfig()
+	} else {
+		cfg, err = clientcmd.BuildConfigFromFlags("", kubeconfig)
+	}
+	if err != nil {
+		return nil, err
+	}
+	cfg.QPS, cfg.Burst = 100, 200
+	return cfg, nil
 }
 
 // KubernetesRestConfig is the given kubeconfig's.

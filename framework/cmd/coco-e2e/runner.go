@@ -97,21 +97,41 @@ func imageCommand() *cobra.Command {
 			if err := o.Progress.Do(what+": image", func() error { return write(cmd.Context(), o, out) }); err != nil || !load {
 				return err
 			}
-			t, err := testbed.Kept(o)
+			return loadImages(cmd.Context(), o, out)
+		},
+	}
+	cmd.AddCommand(&cobra.Command{
+		Use: "load ARCHIVE…", Short: "Load image archives, as docker save writes them, onto the nodes of the cluster that make up brought up", Args: cobra.MinimumNArgs(1),
+		RunE: func(cmd *cobra.Command, archives []string) error {
+			o, err := options()
 			if err != nil {
 				return err
 			}
-			if t == nil {
-				return fmt.Errorf("--load: no cluster called %s is kept: make up first", o.Name)
-			}
-			return o.Progress.Do(what+": load onto the nodes", func() error { return t.LoadImage(cmd.Context(), out) })
+			return loadImages(cmd.Context(), o, archives...)
 		},
-	}
+	})
 	cmd.Flags().BoolVar(&probe, "probe", false, "make the host probe's image, not the runner's")
 	cmd.Flags().BoolVar(&load, "load", false, "load it onto the nodes of the cluster that make up brought up")
 	cmd.Flags().StringVarP(&out, "output", "o", "", "archive to write (required)")
 	_ = cmd.MarkFlagRequired("output")
 	return cmd
+}
+
+// loadImages loads archives onto the nodes of the cluster that is kept.
+func loadImages(ctx context.Context, o testbed.Options, archives ...string) error {
+	t, err := testbed.Kept(o)
+	if err != nil {
+		return err
+	}
+	if t == nil {
+		return fmt.Errorf("load images: no cluster called %s is kept: make up first", o.Name)
+	}
+	for _, archive := range archives {
+		if err := o.Progress.Do(filepath.Base(archive)+": load onto the nodes", func() error { return t.LoadImage(ctx, archive) }); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // authorities are the certificates that the image trusts for https.
