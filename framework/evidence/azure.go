@@ -202,7 +202,7 @@ func (a *Azure) Verify(reportData []byte, options Options) (*Claims, error) {
 	if err := checkPCR8(&a.PCRs, options.InitDataDigest); err != nil {
 		return nil, err
 	}
-	if err := checkEvents(&a.PCRs, options.EventLog); err != nil {
+	if err := checkEvents(&a.PCRs, options); err != nil {
 		return nil, err
 	}
 	return claims, nil

@@ -8,17 +8,36 @@ import (
 	"github.com/coco-e2e/coco-e2e/framework/measure"
 )
 
-// EventPCR is the register that attestation-agent measures its events into unless its configuration names another
+// DefaultEventPCR is the register that attestation-agent measures its events into unless its configuration names another
 // (aa.toml, eventlog_config.init_pcr); on TDX it stands for RTMR 3.
-const EventPCR = 17
+const DefaultEventPCR = 17
 
-// checkEvents compares a log with a TPM's quoted registers: those that the log has events of, and EventPCR, so that a log
-// from which everything was left out does not fit either.
-func checkEvents(pcrs *[PCRCount][32]byte, log *measure.EventLog) error {
+// CheckEventPCR refuses registers that hold no log: those that do not exist, and those that every program in the guest may
+// reset (TCG PC Client Platform TPM Profile, PCR attributes: 16, debug, and 23, application).
+func CheckEventPCR(pcr uint32) error {
+	switch {
+	case pcr >= PCRCount:
+		return fmt.Errorf("event register %d: a TPM has 0 to %d", pcr, PCRCount-1)
+	case pcr == 16 || pcr == 23:
+		return fmt.Errorf("event register %d: everybody in the guest may reset it, so it proves no log", pcr)
+	}
+	return nil
+}
+
+// checkEvents compares a log with a TPM's quoted registers: those that the log has events of, and the register that events
+// are measured into, so that a log from which everything was left out does not fit either.
+func checkEvents(pcrs *[PCRCount][32]byte, options Options) error {
+	log, into := options.EventLog, options.EventPCR
 	if log == nil {
 		return nil
 	}
-	quoted := map[uint32][]byte{EventPCR: pcrs[EventPCR][:]}
+	if into == 0 {
+		into = DefaultEventPCR
+	}
+	if err := CheckEventPCR(into); err != nil {
+		return fmt.Errorf("%w: %w", ErrEventLog, err)
+	}
+	quoted := map[uint32][]byte{into: pcrs[into][:]}
 	for _, event := range log.Events {
 		if event.Type == measure.EventNoAction {
 			continue

@@ -38,14 +38,20 @@ func TestEventLogOfTPM(t *testing.T) {
 		log        *measure.EventLog
 		want       error
 		text       string
+		into       uint32
 	}{
-		"fits":                 {fromOnes, "", agentLog(t, 17), nil, ""},
-		"after dynamic launch": {fromZeros, "", agentLog(t, 17), nil, ""},
-		"nothing happened":     {strings.Repeat("ff", 32), "", empty, nil, ""},
-		"left out":             {fromOnes, "", empty, ErrEventLog, "something was measured that is not in the log"},
-		"not measured":         {strings.Repeat("ff", 32), "", agentLog(t, 17), ErrEventLog, `event 1 (EV_EVENT_TAG, "domain operation content") and what follows`},
-		"in another register":  {strings.Repeat("ff", 32), fromZeros, agentLog(t, 14), nil, ""},
-		"no such register":     {strings.Repeat("ff", 32), "", agentLog(t, 24), ErrEventLog, "register 24, which no TPM has"},
+		"fits":                 {fromOnes, "", agentLog(t, 17), nil, "", 0},
+		"after dynamic launch": {fromZeros, "", agentLog(t, 17), nil, "", 0},
+		"nothing happened":     {strings.Repeat("ff", 32), "", empty, nil, "", 0},
+		"left out":             {fromOnes, "", empty, ErrEventLog, "something was measured that is not in the log", 0},
+		"not measured":         {strings.Repeat("ff", 32), "", agentLog(t, 17), ErrEventLog, `event 1 (EV_EVENT_TAG, "domain operation content") and what follows`, 0},
+		"in another register":  {strings.Repeat("ff", 32), fromZeros, agentLog(t, 14), nil, "", 0},
+		"left out elsewhere":   {strings.Repeat("ff", 32), fromZeros, empty, ErrEventLog, "something was measured that is not in the log", 14},
+		"fits elsewhere":       {strings.Repeat("ff", 32), fromZeros, agentLog(t, 14), nil, "", 14},
+		"of another register":  {fromOnes, fromZeros, agentLog(t, 17), ErrEventLog, "register 14", 14},
+		"anybody's register":   {strings.Repeat("ff", 32), "", empty, ErrEventLog, "event register 23: everybody in the guest may reset it", 23},
+		"register 24":          {strings.Repeat("ff", 32), "", empty, ErrEventLog, "event register 24: a TPM has 0 to 23", 24},
+		"no such register":     {strings.Repeat("ff", 32), "", agentLog(t, 24), ErrEventLog, "register 24, which no TPM has", 0},
 	} {
 		for _, kind := range []string{KindAzSNPVTPM, KindAzTDXVTPM} {
 			vm := goodAzure(t, kind, report, make([]byte, 32))
@@ -53,7 +59,7 @@ func TestEventLogOfTPM(t *testing.T) {
 			if c.other != "" {
 				vm.pcrs[14] = fromHex(t, c.other)
 			}
-			options := Options{Roots: vendors().roots(), EventLog: c.log}
+			options := Options{Roots: vendors().roots(), EventLog: c.log, EventPCR: c.into}
 			t.Run(name+"/"+kind, func(t *testing.T) {
 				claims := expect(t, kind, vm.document(t, 2), report, options, c.want, c.text)
 				if claims == nil {

@@ -119,6 +119,9 @@ type Options struct {
 	// EventLog, when not nil, is a log that must lead to the quoted registers (ErrEventLog): for tpm and az-* to the PCRs that it has
 	// events of and to EventPCR; for tdx to all RTMRs. Evidence of snp and sample has no such registers, which is an error.
 	EventLog *measure.EventLog
+	// EventPCR is the PCR that the guest's agent measures its events into, whether the log has any or not; 0 is
+	// DefaultEventPCR. One that everybody may reset is refused.
+	EventPCR uint32
 	// AllowDebug accepts guests that their host may debug; the claims tell.
 	AllowDebug bool
 	// Now is the time at which certificates must be valid; nil is time.Now.

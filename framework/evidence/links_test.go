@@ -142,6 +142,7 @@ func TestTDXNamesTheBrokenLink(t *testing.T) {
 			m.quote.pckCA = foreign
 		}, ErrChain, ""},
 		"QE signed by other": {func(m *machine) { m.quote.qeSigner = foreign }, ErrQEReport, "not signed by the PCK"},
+		"QE can be debugged": {func(m *machine) { m.quote.qeReport[48] = 2 }, ErrQEReport, "can be debugged"},
 		"QE about other key": {func(m *machine) { m.quote.qeReport[320] = 1 }, ErrQEReport, "about another key"},
 		"body changed":       {func(m *machine) { m.quote.afterSignature = func(raw []byte) { raw[48+136] ^= 1 } }, ErrReportSignature, ""},
 		"header changed":     {func(m *machine) { m.quote.afterSignature = func(raw []byte) { raw[30] ^= 1 } }, ErrReportSignature, ""},

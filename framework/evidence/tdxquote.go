@@ -19,8 +19,16 @@ const (
 	tdxBodySize   = 584
 	tdxSigned     = tdxHeaderSize + tdxBodySize
 
+	// An SGX report body (Intel SDM volume 3D, 38.15.1), and where its fields are.
 	qeReportSize = 384
-	qeReportData = 320 // offset of REPORTDATA in it
+	qeAttributes = 48 // the first byte has the flag DEBUG
+	qeMRSigner   = 128
+	qeISVProdID  = 256
+	qeReportData = 320
+
+	sgxDebug = 0x02
+	// tdqeProdID is ISVPRODID of Intel's TD quoting enclave.
+	tdqeProdID = 2
 
 	certTypeQEReport = 6
 	certTypePCKChain = 5
@@ -28,6 +36,13 @@ const (
 
 // intelVendorID names Intel's quoting enclave.
 var intelVendorID = []byte{0x93, 0x9a, 0x72, 0x33, 0xf7, 0x9c, 0x4c, 0xa9, 0x94, 0x0a, 0x0d, 0xb3, 0x95, 0x7f, 0x06, 0x07}
+
+// intelMRSigner is the hash of the key that Intel signs its quoting enclaves with (mrsigner of the QE identity that Intel's
+// provisioning service publishes at /tdx/certification/v4/qe/identity).
+var intelMRSigner = []byte{
+	0xdc, 0x9e, 0x2a, 0x7c, 0x6f, 0x94, 0x8f, 0x17, 0x47, 0x4e, 0x34, 0xa7, 0xfc, 0x43, 0xed, 0x03,
+	0x0f, 0x7c, 0x15, 0x63, 0xf1, 0xba, 0xbd, 0xdf, 0x63, 0x40, 0xc8, 0x2e, 0x0e, 0x54, 0xa8, 0xc5,
+}
 
 // tdxQuote is a parsed, not verified, quote. It is read here by hand, so that tests can hold it against Google's decoder.
 type tdxQuote struct {
@@ -155,8 +170,8 @@ func (q *tdxQuote) parseQE(r *reader) error {
 }
 
 // verify checks, in this order, that the PCK leads to Intel's root or a test root (ErrChain), that the PCK signed the
-// quoting enclave's report and that this names the attestation key (ErrQEReport), that the attestation key signed the
-// quote (ErrReportSignature), and that the host cannot debug the guest (ErrDebug).
+// quoting enclave's report, that it is Intel's enclave and that its report names the attestation key (ErrQEReport), that
+// the attestation key signed the quote (ErrReportSignature), and that the host cannot debug the guest (ErrDebug).
 func (q *tdxQuote) verify(options Options) (claims *TDXClaims, test bool, err error) {
 	if test, err = q.verifyChain(options); err != nil {
 		return nil, false, err
@@ -167,6 +182,9 @@ func (q *tdxQuote) verify(options Options) (claims *TDXClaims, test bool, err er
 	}
 	if !verifyP256(pck, q.qeReport, q.qeSig) {
 		return nil, false, fmt.Errorf("%w: its report is not signed by the PCK", ErrQEReport)
+	}
+	if err := checkQE(q.qeReport, test); err != nil {
+		return nil, false, err
 	}
 	digest := sha256.Sum256(append(slices.Clone(q.key), q.qeAuth...))
 	if !bytes.Equal(q.qeReport[qeReportData:], pad(digest[:], 64)) {
@@ -184,6 +202,24 @@ func (q *tdxQuote) verify(options Options) (claims *TDXClaims, test bool, err er
 	}
 	verified := q.claims
 	return &verified, test, nil
+}
+
+// checkQE checks which enclave the PCK vouches for: a PCK signs reports of anybody's enclave, and one that is not Intel's,
+// or that can be debugged, signs any quote. Under a test root the enclave may be anybody's.
+func checkQE(report []byte, test bool) error {
+	if report[qeAttributes]&sgxDebug != 0 {
+		return fmt.Errorf("%w: the enclave can be debugged", ErrQEReport)
+	}
+	if test {
+		return nil
+	}
+	if signer := report[qeMRSigner : qeMRSigner+32]; !bytes.Equal(signer, intelMRSigner) {
+		return fmt.Errorf("%w: MRSIGNER %x is not Intel's %x", ErrQEReport, signer, intelMRSigner)
+	}
+	if id := binary.LittleEndian.Uint16(report[qeISVProdID:]); id != tdqeProdID {
+		return fmt.Errorf("%w: ISVPRODID %d is not the TD quoting enclave's %d", ErrQEReport, id, tdqeProdID)
+	}
+	return nil
 }
 
 func (q *tdxQuote) verifyChain(options Options) (test bool, err error) {

@@ -128,7 +128,7 @@ func (t *TPM) Verify(reportData []byte, options Options) (*Claims, error) {
 	if err := checkPCR8(&t.PCRs, options.InitDataDigest); err != nil {
 		return nil, err
 	}
-	if err := checkEvents(&t.PCRs, options.EventLog); err != nil {
+	if err := checkEvents(&t.PCRs, options); err != nil {
 		return nil, err
 	}
 	return &Claims{

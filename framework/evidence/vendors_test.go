@@ -92,6 +92,18 @@ func TestTDXOfIntel(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			for text, change := range map[string]func(report []byte){
+				"":                         func([]byte) {},
+				"the enclave can be debug": func(report []byte) { report[48] |= 2 },
+				"MRSIGNER ":                func(report []byte) { report[128] ^= 1 },
+				"ISVPRODID 3 ":             func(report []byte) { report[256] ^= 1 },
+			} {
+				report := bytes.Clone(quote.qeReport)
+				change(report)
+				if err := checkQE(report, false); text == "" && err != nil || text != "" && (!errors.Is(err, ErrQEReport) || !strings.Contains(err.Error(), text)) {
+					t.Errorf("quoting enclave, %q: %v", text, err)
+				}
+			}
 			claims, test, err := quote.verify(at(2025))
 			if err != nil || test {
 				t.Fatalf("%v, %v", test, err)

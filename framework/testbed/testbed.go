@@ -16,7 +16,6 @@ import (
 	"regexp"
 	"strconv"
 
-
 	"github.com/coco-e2e/coco-e2e/framework/cluster"
 	"github.com/coco-e2e/coco-e2e/framework/cluster/existing"
 	"github.com/coco-e2e/coco-e2e/framework/cluster/local"

@@ -22,6 +22,7 @@ const Version = "4.1.0"
 // Agent serves one guest. It is safe for concurrent use.
 type Agent struct {
 	policy       *policy.Engine
+	replacing    sync.Mutex // held while a policy may be replaced by another
 	log          *rpcLog
 	cgroupParent string
 	children     *children

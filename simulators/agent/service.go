@@ -288,8 +288,11 @@ func (a *Agent) known(id string, f func(*runc.Runc) error) error {
 	return f(newRunc(id))
 }
 
-// SetPolicy replaces the policy if the one in force allows it.
+// SetPolicy replaces the policy if the one in force allows it. One is served at a time, so that none is allowed by a policy
+// that another replaces meanwhile.
 func (a *Agent) SetPolicy(ctx context.Context, r *pb.SetPolicyRequest) (*empty, error) {
+	a.replacing.Lock()
+	defer a.replacing.Unlock()
 	return gate(ctx, a, "SetPolicy", r, func(ctx context.Context, r *pb.SetPolicyRequest) (*empty, error) {
 		if err := a.policy.SetPolicy(ctx, r.Policy); err != nil {
 			return nil, status.Error(codes.InvalidArgument, err.Error())

@@ -53,6 +53,9 @@ func texts(log *measure.EventLog) (out []string) {
 	return out
 }
 
+// eventPCR is the register that guests of the simulated TPM measure their events into (docs/tees.md).
+const eventPCR = 15
+
 // without is a log that lacks an event.
 func without(log *measure.EventLog, number int) *measure.EventLog {
 	return &measure.EventLog{Events: slices.Delete(slices.Clone(log.Events), number, number+1)}
@@ -87,7 +90,7 @@ var _ = Describe("the log of what was asked of the agent", suite.OneKBS, Label("
 			MatchRegexp(`^github\.com/kata-containers ExecProcessRequest [0-9a-f]{64} \S+ sh -c echo done by hand sha256:[0-9a-f]{64}$`),
 		))
 		o := options()
-		o.InitDataDigest, o.EventLog = digest(raw), log
+		o.InitDataDigest, o.EventLog, o.EventPCR = digest(raw), log, eventPCR
 		// The log goes on: what closes the exec that fetched the evidence is after it.
 		fits := fittingPrefix(g, quoted, nonce, o, log)
 		Expect(fits).NotTo(BeNil(), "no beginning of the log leads to the quoted register; it has\n%s", strings.Join(said, "\n"))
@@ -112,6 +115,11 @@ var _ = Describe("the log of what was asked of the agent", suite.OneKBS, Label("
 
 		By("nor its end alone")
 		o.EventLog = &measure.EventLog{Events: fits.Events[len(fits.Events)-1:]}
+		_, err = evidence.Verify(g.tee, quoted, nonce, o)
+		Expect(err).To(MatchError(evidence.ErrEventLog))
+
+		By("nor a log without events")
+		o.EventLog = &measure.EventLog{}
 		_, err = evidence.Verify(g.tee, quoted, nonce, o)
 		Expect(err).To(MatchError(evidence.ErrEventLog))
 	})

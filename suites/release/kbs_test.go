@@ -7,8 +7,11 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/x509"
+	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
+	"errors"
+	"strings"
 	"time"
 
 	"github.com/go-jose/go-jose/v4"
@@ -67,6 +70,21 @@ func sign(claims map[string]any, key *ecdsa.PrivateKey) kbs.Token {
 	return kbs.Token(text)
 }
 
+// otherClaims is a token with a claim changed under the signature of the old ones.
+func otherClaims(token kbs.Token) kbs.Token {
+	GinkgoHelper()
+	parts := strings.Split(string(token), ".")
+	Expect(parts).To(HaveLen(3))
+	payload, err := base64.RawURLEncoding.DecodeString(parts[1])
+	Expect(err).NotTo(HaveOccurred())
+	var claims map[string]any
+	Expect(json.Unmarshal(payload, &claims)).To(Succeed())
+	claims["exp"] = time.Now().Add(24 * time.Hour).Unix()
+	payload, err = json.Marshal(claims)
+	Expect(err).NotTo(HaveOccurred())
+	return kbs.Token(parts[0] + "." + base64.RawURLEncoding.EncodeToString(payload) + "." + parts[2])
+}
+
 func newKey() *ecdsa.PrivateKey {
 	GinkgoHelper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -84,7 +102,7 @@ var _ = Describe("tokens", suite.OneKBS, Label("token"), func() {
 		counted := k.Count(ctx)
 		_, err = k.GetResource(ctx, s.path, sign(claims.Raw, newKey()), key)
 		refused(err, kbs.TypeTokenVerifierError)
-		for name, bad := range map[string]kbs.Token{"other claims": token[:40] + "A" + token[41:], "no signature": token[:len(token)-86], "no token": "x"} {
+		for name, bad := range map[string]kbs.Token{"other claims": otherClaims(token), "another header": token[:40] + "A" + token[41:], "no signature": token[:len(token)-86], "no token": "x"} {
 			By(name)
 			_, err = k.GetResource(ctx, s.path, bad, key)
 			refused(err, kbs.TypeTokenVerifierError)
@@ -114,16 +132,20 @@ var _ = Describe("tokens", suite.OneKBS, Label("token"), func() {
 		Expect(fingerprint(string(got))).To(Equal(fingerprint(s.secret)))
 		strict := bed.NewKBS(ctx, testbed.KBSOptions{TrustedTokens: true})
 		Expect(strict.SetResourcePolicy(ctx, allowAll)).To(Succeed())
+		counted := strict.Count(ctx)
 		_, err = strict.GetResource(ctx, s.path, token, key)
 		refused(err, kbs.TypeTokenVerifierError)
+		counted.Grew(ctx, map[string]int{})
 	})
 
 	It("that have expired are refused", proof.Of("RELEASE-TOKEN-003"), SpecTimeout(limit), func(ctx SpecContext) {
 		k := bed.NewKBS(ctx, testbed.KBSOptions{TokenMinutes: -2})
 		s := newSubject(ctx, k)
 		token, key := attested(ctx, k, s, text(s.raw))
+		counted := k.Count(ctx)
 		_, err := k.GetResource(ctx, s.path, token, key)
 		refused(err, kbs.TypeTokenVerifierError)
+		counted.Grew(ctx, map[string]int{})
 		status, _ := s.resource(ctx, s.path)
 		Expect(status).To(Equal("500"))
 		By("control: another KBS, with the same pod and tokens of five minutes, releases")
@@ -137,8 +159,11 @@ var _ = Describe("tokens", suite.OneKBS, Label("token"), func() {
 		claims, err := kbs.ParseToken(token, kbs.VerifyOptions{})
 		Expect(err).NotTo(HaveOccurred())
 		without := map[string]any{"exp": claims.Raw["exp"], "iat": claims.Raw["iat"], "submods": map[string]any{}}
+		counted := s.k.Count(ctx)
 		_, err = s.k.GetResource(ctx, s.path, sign(without, newKey()), key)
 		refused(err, kbs.TypeTokenVerifierError)
+		// The policy, which allows all, is asked before the key is looked for.
+		counted.Grew(ctx, map[string]int{suite.PolicyApprovals: 1})
 		s.control(ctx)
 	})
 })
@@ -232,7 +257,12 @@ var _ = Describe("policies", suite.OneKBS, Label("policy"), func() {
 
 	It("that are no Rego are not taken, and the old one stays", proof.Of("RELEASE-POLICY-002"), SpecTimeout(limit), func(ctx SpecContext) {
 		s := newSubject(ctx, bed.KBS(ctx))
-		Expect(s.k.SetResourcePolicy(ctx, "package policy\nallow if {")).NotTo(Succeed())
+		counted := s.k.Count(ctx)
+		var answer *kbs.Error
+		err := s.k.SetResourcePolicy(ctx, "package policy\nallow if {")
+		Expect(errors.As(err, &answer)).To(BeTrue(), "%v", err)
+		Expect(answer.Type).To(Equal(kbs.TypePolicyEngineError))
+		counted.Grew(ctx, map[string]int{})
 		s.control(ctx)
 	})
 
@@ -326,6 +356,7 @@ var _ = Describe("the KBS", suite.OneKBS, Label("kbs"), func() {
 			Expect(err).NotTo(HaveOccurred())
 			clients[name] = client
 		}
+		counted := s.k.Count(ctx)
 		for name, c := range clients {
 			By(name)
 			refused(c.SetResourcePolicy(ctx, allowAll), kbs.TypeAdminAuthAccess)
@@ -337,6 +368,7 @@ var _ = Describe("the KBS", suite.OneKBS, Label("kbs"), func() {
 			refused(c.DeleteResource(ctx, s.path), kbs.TypeAdminAuthInitialization)
 		}
 		By("nothing has changed")
+		counted.Grew(ctx, map[string]int{})
 		s.control(ctx)
 	})
 })

@@ -107,11 +107,34 @@ var _ = Describe("release", suite.OneKBS, func() {
 				releases(ctx, k, right, text(raw), path, secret)
 			}
 
-			// Evidence that anybody can write has no spec of what is bound to it: see
-			// what the default policy makes of such evidence.
+			// Evidence that anybody can write binds nothing: whatever is presented with
+			// it is taken, in these cells' stead.
 			itBound := It
 			if b.unbound {
 				itBound = func(string, ...any) bool { return false }
+				for name, presented := range map[string]func() []byte{
+					"one byte of the init-data changed on the way":   func() []byte { return oneByteChanged(raw) },
+					"another honest init-data":                       func() []byte { return other },
+					"the same files under another algorithm, sha384": func() []byte { return document("sha384", k.URL, b.tee) },
+					"the same files under another algorithm, sha512": func() []byte { return document("sha512", k.URL, b.tee) },
+				} {
+					It("with "+name+": released, and the claim is what was presented", proof.Of("ATTEST-SAMPLE-002"), func(ctx SpecContext) {
+						releases(ctx, k, right, text(presented()), path, secret)
+						token, _ := attested(ctx, k, right, text(presented()))
+						Expect(appraisal(token).InitData()).To(Equal(b.register(digest(presented()))))
+						Expect(appraisal(token).InitData()).NotTo(Equal(register))
+						By("control: the default policy releases nothing to such evidence")
+						Expect(k.SetResourcePolicy(ctx, notSample)).To(Succeed())
+						deniesResource(ctx, k, right, text(presented()), path)
+					}, SpecTimeout(limit))
+				}
+				It("to a pod with one byte changed: released as to any", proof.Of("ATTEST-SAMPLE-002"), func(ctx SpecContext) {
+					releases(ctx, k, changed, text(oneByteChanged(raw)), path, secret)
+					releases(ctx, k, changed, text(raw), path, secret)
+					By("control: the default policy releases nothing to such evidence")
+					Expect(k.SetResourcePolicy(ctx, notSample)).To(Succeed())
+					deniesResource(ctx, k, changed, text(raw), path)
+				}, SpecTimeout(limit))
 			}
 
 			It("with the right init-data: released, over the wire and inside the pod, and the claim is the expected register", proof.Of(append(b.proves(), "RELEASE-RIGHT-001")...), func(ctx SpecContext) {

@@ -35,6 +35,7 @@ func evidenceCommand() *cobra.Command {
 // evidenceFlags are what a user demands of evidence.
 type evidenceFlags struct {
 	kind, reportData, initData, trustedAK, testRoots, eventLog, output string
+	eventPCR                                                           uint32
 	allowDebug                                                         bool
 }
 
@@ -57,6 +58,7 @@ func evidenceVerifyCommand() *cobra.Command {
 	command.Flags().StringVar(&flags.initData, "init-data", "", "init-data file that must be bound; an attest message's own if absent")
 	command.Flags().StringVar(&flags.trustedAK, "trusted-ak", "", "file with the only TPM attestation keys to trust, in PEM or as base64 of DER")
 	command.Flags().StringVar(&flags.testRoots, "test-roots", "", "directory with test roots to trust beside the vendors' (amd-ark.pem, amd-ask.pem, intel-root.pem)")
+	command.Flags().Uint32Var(&flags.eventPCR, "event-pcr", 0, "PCR that the guest's agent measures into, for --event-log: attestation-agent's eventlog_config.init_pcr (default 17)")
 	command.Flags().StringVar(&flags.eventLog, "event-log", "",
 		"event log that must lead to the quoted registers, such as a guest's /run/attestation-agent/eventlog")
 	command.Flags().BoolVar(&flags.allowDebug, "allow-debug", false, "accept guests that their host may debug")
@@ -165,7 +167,13 @@ func (f *evidenceFlags) options(message *evidence.Message) (options evidence.Opt
 			return options, fmt.Errorf("--trusted-ak %s: %w", f.trustedAK, err)
 		}
 	}
+	if options.EventPCR = f.eventPCR; f.eventLog == "" && f.eventPCR != 0 {
+		return options, errors.New("--event-pcr is the register of --event-log: give that too")
+	}
 	if f.eventLog != "" {
+		if err := evidence.CheckEventPCR(f.eventPCR); err != nil {
+			return options, fmt.Errorf("--event-pcr: %w", err)
+		}
 		raw, err := os.ReadFile(f.eventLog)
 		if err != nil {
 			return options, err
