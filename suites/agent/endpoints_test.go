@@ -83,6 +83,9 @@ var _ = Describe("Every endpoint", func() {
 			if r.check != nil {
 				r.check(answer)
 			}
+			if r.rpc != "DestroySandbox" { // the guest ends with it
+				s.expectHealthy(ctx)
+			}
 		}, SpecTimeout(specTimeout))
 	}
 
