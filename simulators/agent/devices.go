@@ -85,11 +85,15 @@ func (a *Agent) ReseedRandomDev(ctx context.Context, r *pb.ReseedRandomDevReques
 	}))
 }
 
+// storageHandlers are the drivers that Kata's agent announces, whether the guest has such devices or not
+// (src/agent/src/storage/mod.rs STORAGE_HANDLERS, on machines other than s390x).
+var storageHandlers = []string{"blk", "mmioblk", "scsi", "nvdimm", "ephemeral", "local", "overlayfs", "virtio-fs", "watchable-bind", "image_guest_pull", "erofs.multi-layer"}
+
 // GetGuestDetails implements grpc.AgentService.
 func (a *Agent) GetGuestDetails(ctx context.Context, r *pb.GuestDetailsRequest) (*pb.GuestDetailsResponse, error) {
 	return gate(ctx, a, "GetGuestDetails", r, func(_ context.Context, r *pb.GuestDetailsRequest) (*pb.GuestDetailsResponse, error) {
 		answer := &pb.GuestDetailsResponse{AgentDetails: &pb.AgentDetails{
-			Version: Version, InitDaemon: os.Getpid() == 1, StorageHandlers: []string{"ephemeral", "local", "image_guest_pull"}, ExtraFeatures: []string{"agent-policy"},
+			Version: Version, InitDaemon: os.Getpid() == 1, StorageHandlers: storageHandlers, ExtraFeatures: []string{"agent-policy"},
 		}}
 		if !r.MemBlockSize {
 			return answer, nil

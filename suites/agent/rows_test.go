@@ -174,7 +174,8 @@ var guestWide = []row{
 		check: func(m proto.Message) {
 			details := m.(*pb.GuestDetailsResponse).AgentDetails
 			Expect(details.ExtraFeatures).To(ContainElement("agent-policy"))
-			Expect(details.StorageHandlers).To(ContainElement("image_guest_pull"))
+			// On s390x there is one more.
+			Expect(details.StorageHandlers).To(ContainElements("blk", "mmioblk", "scsi", "nvdimm", "ephemeral", "local", "overlayfs", "virtio-fs", "watchable-bind", "image_guest_pull", "erofs.multi-layer"))
 			Expect(details.DeviceHandlers).To(BeEmpty())
 		},
 	},
