@@ -121,6 +121,10 @@ func TestEmptyDir(t *testing.T) {
 	if err := os.MkdirAll(source, 0o777); err != nil {
 		t.Fatal(err)
 	}
+	wantLocal := []string{"mode=0777"}
+	if os.Chown(source, -1, 2000) == nil { // needs root
+		wantLocal = append(wantLocal, "fsgid=2000")
+	}
 	memory := filepath.Join(t.TempDir(), "volumes/kubernetes.io~empty-dir/ram")
 	if err := os.MkdirAll(memory, 0o777); err != nil {
 		t.Fatal(err)
@@ -138,7 +142,7 @@ func TestEmptyDir(t *testing.T) {
 	if !mounted {
 		local = storages[0]
 	}
-	if local.Driver != "local" || local.Source != "local" || local.Fstype != "local" || local.Options[0] != "mode=0777" ||
+	if local.Driver != "local" || local.Source != "local" || local.Fstype != "local" || !slices.Equal(local.Options, wantLocal) ||
 		local.MountPoint != "/run/kata-containers/shared/containers/pod/rootfs/local/scratch" {
 		t.Errorf("local storage %v", local)
 	}
