@@ -85,11 +85,12 @@ var _ = Describe("attach", Label("pod"), func() {
 			_, err := io.WriteString(typed, text)
 			Expect(err).NotTo(HaveOccurred())
 		}
+		// The terminal echoes what is typed before or after the shell prints its prompt, so an answer may follow a prompt.
 		types("echo $$ $(tty) $((6*7))\n")
-		Eventually(out).WithContext(ctx).Should(gbytes.Say(`\n1 /dev/(pts/0|console) 42\r\n`))
+		Eventually(out).WithContext(ctx).Should(gbytes.Say(`\b1 /dev/(pts/0|console) 42\r\n`))
 		types("until [ \"$(stty size)\" = '22 99' ]; do sleep 0.1; done; stty size\n")
-		Eventually(out).WithContext(ctx).Should(gbytes.Say(`\n22 99\r\n`))
-		By("where ^D ends the container's process")
+		Eventually(out).WithContext(ctx).Should(gbytes.Say(`\b22 99\r\n`))
+		By("whose exit ends the container's process")
 		types("exit 3\n")
 		p := bed.WaitPod(ctx, ns, "attach", "restarted", func(p *corev1.Pod) (bool, error) {
 			return p.Status.ContainerStatuses[0].LastTerminationState.Terminated != nil || p.Status.ContainerStatuses[0].State.Terminated != nil, nil
