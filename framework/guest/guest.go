@@ -44,6 +44,7 @@ type Host struct {
 	parts   Parts
 	scratch *Scratch
 	dir     string
+	tee     string
 	daemon  *process
 	conn    *ttrpc.Client
 	vms     hypervisorpb.HypervisorService
@@ -65,14 +66,15 @@ type Guest struct {
 	registry *process
 }
 
-// StartHost starts the pod VM daemon. Close takes away all that it and its
-// guests leave; their processes end with this one however it ends.
-func StartHost(ctx context.Context, parts Parts) (*Host, error) {
+// StartHost starts the pod VM daemon, whose guests have a TEE of a kind in
+// Trustee's words, such as tpm. Close takes away all that it and its guests
+// leave; their processes end with this one however it ends.
+func StartHost(ctx context.Context, parts Parts, tee string) (*Host, error) {
 	scratch, err := NewScratch()
 	if err != nil {
 		return nil, err
 	}
-	h := &Host{parts: parts, scratch: scratch, dir: scratch.Path, guests: map[string]*Guest{}}
+	h := &Host{parts: parts, scratch: scratch, dir: scratch.Path, tee: tee, guests: map[string]*Guest{}}
 	if err := h.start(ctx); err != nil {
 		return nil, errors.Join(fmt.Errorf("host of lone guests: %w", err), h.Close())
 	}
@@ -81,19 +83,30 @@ func StartHost(ctx context.Context, parts Parts) (*Host, error) {
 
 func (h *Host) start(ctx context.Context) error {
 	socket, config := filepath.Join(h.dir, "vm.sock"), filepath.Join(h.dir, "podvm.toml")
+	roots := ""
+	if h.tee != "tpm" {
+		roots = filepath.Join(h.dir, "roots")
+		if err := run(ctx, filepath.Join(h.parts.Dir, TEE), "make-roots", "--out", roots); err != nil {
+			return err
+		}
+	}
 	text := ""
 	for _, line := range [][2]string{
 		{"state_dir", filepath.Join(h.dir, "vm")},
 		{"log_dir", filepath.Join(h.dir, "log")},
 		{"guest_rootfs", filepath.Join(h.parts.Dir, Rootfs)},
 		{"tee_program", filepath.Join(h.parts.Dir, TEE)},
+		{"tee_roots", roots},
 		{"registry_mirror", "http://" + registryAddress},
 		{"agent_log", "debug"},
 		{"cgroup_parent", "/" + filepath.Base(h.dir)},
 	} {
 		text += line[0] + " = " + strconv.Quote(line[1]) + "\n"
 	}
-	text += "[[class]]\nsocket = " + strconv.Quote(socket) + "\ntee = 'tpm'\npool = 2\n"
+	text += "[[class]]\nsocket = " + strconv.Quote(socket) + "\ntee = " + strconv.Quote(h.tee) + "\n"
+	if h.tee == "tpm" {
+		text += "pool = 2\n" // a TPM takes long to provision; other TEEs belong to their guest from the start
+	}
 	if err := os.WriteFile(config, []byte(text), 0o644); err != nil {
 		return err
 	}
@@ -117,13 +130,18 @@ func (h *Host) Start(ctx context.Context, raw string) (*Guest, error) {
 	h.mu.Lock()
 	h.guests[g.id] = g
 	h.mu.Unlock()
-	if err := g.start(ctx, raw); err != nil {
+	err := g.create(ctx, raw)
+	if err == nil {
+		err = g.boot(ctx)
+	}
+	if err != nil {
 		return nil, errors.Join(fmt.Errorf("lone guest: %w", err), g.Stop())
 	}
 	return g, nil
 }
 
-func (g *Guest) start(ctx context.Context, raw string) error {
+// create makes all that is there before the guest runs, its TEE with what the host measures into it among that.
+func (g *Guest) create(ctx context.Context, raw string) error {
 	var err error
 	if g.network, err = newNetwork(); err != nil {
 		return err
@@ -144,7 +162,12 @@ func (g *Guest) start(ctx context.Context, raw string) error {
 	}
 	g.Address = "unix://" + vm.AgentSocketPath
 	g.Logs = filepath.Join(g.host.dir, "log", namespace+"_"+name+"_"+g.id)
-	_, err = g.host.vms.StartVM(ctx, &hypervisorpb.StartVMRequest{Id: g.id})
+	return nil
+}
+
+// boot runs the guest until its agent serves.
+func (g *Guest) boot(ctx context.Context) error {
+	_, err := g.host.vms.StartVM(ctx, &hypervisorpb.StartVMRequest{Id: g.id})
 	return err
 }
 

@@ -28,6 +28,24 @@ func newAgent(t *testing.T, text string) (*Agent, *bytes.Buffer) {
 	return &Agent{policy: e, log: &rpcLog{w: &log}, containers: map[string]*container{}, done: make(chan struct{}), cgroupParent: "/coco-sim/vm"}, &log
 }
 
+// A removal that takes longer than it may is not given up: only its caller is (Kata src/agent/src/rpc.rs, do_remove_container).
+func TestRemoveContainerTimeout(t *testing.T) {
+	a, _ := newAgent(t, "package agent_policy\ndefault RemoveContainerRequest := true\n")
+	remove := func(seconds uint32) *status.Status {
+		_, err := a.RemoveContainer(t.Context(), &pb.RemoveContainerRequest{ContainerId: "c1", Timeout: seconds})
+		return status.Convert(err)
+	}
+	a.lifecycle.Lock()
+	s := remove(1)
+	a.lifecycle.Unlock()
+	if s.Code() != codes.Internal || s.Message() != "ETIME: Timer expired" {
+		t.Errorf("too slow: %v", s)
+	}
+	if s := remove(3600); s.Code() != codes.Internal || s.Message() != "Invalid container id" {
+		t.Errorf("in time: %v", s)
+	}
+}
+
 func TestGateComesFirst(t *testing.T) {
 	ctx := context.Background()
 	for _, c := range []struct {

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/containerd/go-runc"
 	"golang.org/x/sys/unix"
@@ -127,15 +128,31 @@ func (a *Agent) StartContainer(ctx context.Context, r *pb.StartContainerRequest)
 	}))
 }
 
-// RemoveContainer implements grpc.AgentService.
+// RemoveContainer implements grpc.AgentService. A timeout, in seconds, ends the wait and not the removal; 0 is none.
 func (a *Agent) RemoveContainer(ctx context.Context, r *pb.RemoveContainerRequest) (*empty, error) {
-	return gate(ctx, a, "RemoveContainer", r, locked(a, func(ctx context.Context, r *pb.RemoveContainerRequest) error {
+	remove := locked(a, func(ctx context.Context, r *pb.RemoveContainerRequest) error {
 		c := a.find(r.ContainerId)
 		if c == nil {
 			return errNoContainer()
 		}
 		return a.remove(ctx, c)
-	}))
+	})
+	return gate(ctx, a, "RemoveContainer", r, func(ctx context.Context, r *pb.RemoveContainerRequest) (*empty, error) {
+		if r.Timeout == 0 {
+			return remove(ctx, r)
+		}
+		removed := make(chan error, 1)
+		go func() {
+			_, err := remove(context.WithoutCancel(ctx), r)
+			removed <- err
+		}()
+		select {
+		case err := <-removed:
+			return done(err)
+		case <-time.After(time.Duration(r.Timeout) * time.Second):
+			return done(errors.New(errnoText(unix.ETIME)))
+		}
+	})
 }
 
 // ExecProcess implements grpc.AgentService.

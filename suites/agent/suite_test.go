@@ -86,7 +86,7 @@ var _ = SynchronizedBeforeSuite(func(ctx SpecContext) []byte {
 	var parts guest.Parts
 	Expect(json.Unmarshal(text, &parts)).To(Succeed())
 	var err error
-	host, err = guest.StartHost(ctx, parts)
+	host, err = guest.StartHost(ctx, parts, "tpm")
 	Expect(err).NotTo(HaveOccurred())
 	DeferCleanup(host.Close)
 }, NodeTimeout(buildTimeout))

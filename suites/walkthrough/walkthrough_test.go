@@ -197,7 +197,8 @@ var _ = Describe("the article's walkthrough", Ordered, ContinueOnFailure, suite.
 		event, err := bed.Pods.WaitEvent(wait, ns, "unlisted", func(e string) bool {
 			return pod.ParseDenial(e).Outcome != pod.Inconclusive || strings.HasPrefix(e, "Started: ")
 		})
-		Expect(err).NotTo(HaveOccurred(), pod.InconclusiveMark)
+		Expect(err).NotTo(HaveOccurred(), "%s: neither refused nor started; if the node cannot pull %s, set UNLISTED_IMAGE to one that it can",
+			pod.InconclusiveMark, bed.UnlistedImage)
 		Expect(pod.ParseDenial(event)).To(pod.BeRefusedBy("CreateContainerRequest"))
 		bed.NeverRan(ctx, ns, "unlisted")
 		for _, p := range []string{"listed", "unlisted"} {
