@@ -88,18 +88,28 @@ func benchKBS(ctx context.Context, t *testbed.Testbed, ns string) (*kbs.Client, 
 	if err != nil {
 		return nil, nil, err
 	}
-	token, err := kbs.MintAdminToken([]byte(k.AdminKey), time.Hour)
+	client, err := preparedKBS(ctx, "http://"+address, k.AdminKey)
 	if err != nil {
-		return nil, stop, err
+		stop()
+		return nil, nil, err
 	}
-	client, err := kbs.New(kbs.Options{URL: "http://" + address, AdminToken: token, HTTPClient: wide()})
+	return client, stop, nil
+}
+
+// preparedKBS is a client of a KBS that releases benchResource to everybody.
+func preparedKBS(ctx context.Context, url, adminKey string) (*kbs.Client, error) {
+	token, err := kbs.MintAdminToken([]byte(adminKey), time.Hour)
 	if err != nil {
-		return nil, stop, err
+		return nil, err
+	}
+	client, err := kbs.New(kbs.Options{URL: url, AdminToken: token, HTTPClient: wide()})
+	if err != nil {
+		return nil, err
 	}
 	if err := client.SetResourcePolicy(ctx, string(manifests.Read("kbs/policies/allow-all.rego"))); err != nil {
-		return nil, stop, err
+		return nil, err
 	}
-	return client, stop, client.SetResource(ctx, benchResource, []byte("not secret"))
+	return client, client.SetResource(ctx, benchResource, []byte("not secret"))
 }
 
 func (r *release) measureKind(ctx context.Context, t *testbed.Testbed, ns, tee string, client *kbs.Client) error {

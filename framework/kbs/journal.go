@@ -35,14 +35,22 @@ type Request struct {
 const maxJournalLine = 1 << 20
 
 // ReadJournal reads the requests of a KBS simulator's log. Other lines are passed
-// over: appraisals are text. A line that is too long is an error.
+// over: appraisals are text, and a line of more than 1 MiB is no request.
 func ReadJournal(r io.Reader) ([]Request, error) {
 	var out []Request
-	s := bufio.NewScanner(r)
-	s.Buffer(nil, maxJournalLine)
-	for s.Scan() {
-		line := bytes.TrimSpace(s.Bytes())
-		if len(line) == 0 || line[0] != '{' {
+	lines, long := bufio.NewReaderSize(r, maxJournalLine), false
+	for {
+		line, more, err := lines.ReadLine()
+		if errors.Is(err, io.EOF) {
+			return out, nil
+		}
+		if err != nil {
+			return out, fmt.Errorf("KBS log: %w", err)
+		}
+		// The pieces of a long line: all but the last say that there is more.
+		piece := long || more
+		long = more
+		if line = bytes.TrimSpace(line); piece || len(line) == 0 || line[0] != '{' {
 			continue
 		}
 		var entry struct {
@@ -53,10 +61,6 @@ func ReadJournal(r io.Reader) ([]Request, error) {
 			out = append(out, entry.Request)
 		}
 	}
-	if err := s.Err(); err != nil {
-		return out, fmt.Errorf("KBS log: %w", err)
-	}
-	return out, nil
 }
 
 // Explain tells where handshakes stopped: for each refusal the step (auth, attest,

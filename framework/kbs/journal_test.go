@@ -45,8 +45,14 @@ func TestExplainJournal(t *testing.T) {
 	if _, err := Explain(requests[:1]); err == nil || !strings.Contains(err.Error(), "refused nothing") {
 		t.Error(err)
 	}
-	if _, err := ReadJournal(strings.NewReader(strings.Repeat("x", maxJournalLine+1))); err == nil {
-		t.Error("a line without end is taken")
+	// Long lines are passed over whole, what looks like a request in their middle too.
+	request := strings.SplitAfter(journal, "\n")[1]
+	for _, long := range []string{
+		strings.Repeat("x", maxJournalLine+1), strings.Repeat("x", maxJournalLine) + strings.TrimSpace(request), strings.Repeat("x", 3*maxJournalLine),
+	} {
+		if got, err := ReadJournal(strings.NewReader(request + long + "\n" + request)); err != nil || len(got) != 2 {
+			t.Errorf("with a line of %d bytes: %v: %d requests", len(long), err, len(got))
+		}
 	}
 }
 

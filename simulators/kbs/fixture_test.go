@@ -138,7 +138,9 @@ func (r *running) send(t testing.TB, method, path, body string, headers ...strin
 // tpm is an attester with a TPM simulator of its own. It reads and writes what a TPM has with go-tpm, which the verifier
 // does not use.
 type tpm struct {
-	t          testing.TB
+	t testing.TB
+	// busy is held while evidence is made: a TPM has one queue.
+	busy       sync.Mutex
 	connection transport.TPM
 	ak         tpm2.NamedHandle
 	public     []byte
@@ -224,6 +226,8 @@ func (a *tpm) pcr(index int) string {
 func (a *tpm) TEE() string { return "tpm" }
 
 func (a *tpm) Evidence(_ context.Context, reportData []byte) (json.RawMessage, error) {
+	a.busy.Lock()
+	defer a.busy.Unlock()
 	if a.reportData != nil {
 		reportData = a.reportData
 	}

@@ -321,21 +321,28 @@ func TestResourceIsEncryptedToTEEKey(t *testing.T) {
 func TestConcurrentHandshakes(t *testing.T) {
 	k, a := start(t, ""), newTPM(t)
 	mustSucceed(t, k.SetResource(t.Context(), path, []byte(secret)))
-	token, key, err := k.Handshake(t.Context(), a, nil)
-	mustSucceed(t, err)
-	results := make(chan error)
-	for i := range 16 {
+	const clients = 16
+	results := make(chan error, clients)
+	for i := range clients {
 		go func() {
 			ctx := context.WithoutCancel(t.Context())
 			if i%4 == 0 {
 				results <- k.SetResourcePolicy(ctx, "package policy\nallow := data.plugin == \"resource\"")
 				return
 			}
-			_, err := k.GetResource(ctx, path, token, key)
+			token, key, err := k.Handshake(ctx, a, nil)
+			if err != nil {
+				results <- err
+				return
+			}
+			got, err := k.GetResource(ctx, path, token, key)
+			if err == nil && string(got) != secret {
+				err = fmt.Errorf("got %q", got)
+			}
 			results <- err
 		}()
 	}
-	for range 16 {
+	for range clients {
 		mustSucceed(t, <-results)
 	}
 }
