@@ -4,6 +4,8 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"strings"
@@ -158,11 +160,12 @@ func (b *Bed) closeKBS(ctx context.Context) error {
 	return b.Pods.DeleteNamespace(ctx, b.kbsNamespace)
 }
 
-// Counters of a KBS that say how requests ended (Trustee kbs/src/prometheus).
+// Counters of a KBS that say how requests ended (Trustee kbs/docs/metrics.md). Releases of 2025 have those of
+// attestation without the prefix kbs_ (kbs/src/prometheus): either name is read.
 const (
-	AttestationSuccesses = "attestation_successes_total"
-	AttestationFailures  = "attestation_failures_total" // evidence was refused
-	AttestationErrors    = "attestation_errors_total"   // it did not come to evidence
+	AttestationSuccesses = "kbs_attestation_successes_total"
+	AttestationFailures  = "kbs_attestation_failures_total" // evidence was refused
+	AttestationErrors    = "kbs_attestation_errors_total"   // it did not come to evidence
 	PolicyApprovals      = "kbs_policy_approvals_total"
 	PolicyViolations     = "kbs_policy_violations_total"
 	PolicyErrors         = "kbs_policy_errors_total"
@@ -187,16 +190,36 @@ func (k *KBS) counters(ctx context.Context) map[string]int {
 	response, err := k.http.Do(request)
 	Expect(err).NotTo(HaveOccurred(), "%s: the KBS's counters cannot be read", pod.InconclusiveMark)
 	defer response.Body.Close()
-	parser := expfmt.NewTextParser(model.UTF8Validation)
-	families, err := parser.TextToMetricFamilies(response.Body)
+	counts, err := readCounters(response.Body)
 	Expect(err).NotTo(HaveOccurred(), "%s: the KBS's counters cannot be read", pod.InconclusiveMark)
+	return counts
+}
+
+// readCounters reads the counters above from Prometheus' text. Those without labels are there before they count
+// anything, so that a KBS that lacks one would pass for one in which nothing happened: that is an error.
+func readCounters(text io.Reader) (map[string]int, error) {
+	parser := expfmt.NewTextParser(model.UTF8Validation)
+	families, err := parser.TextToMetricFamilies(text)
+	if err != nil {
+		return nil, err
+	}
 	out := map[string]int{}
-	for _, name := range []string{AttestationSuccesses, AttestationFailures, AttestationErrors, PolicyApprovals, PolicyViolations, PolicyErrors} {
-		for _, m := range families[name].GetMetric() {
+	for name, labelled := range map[string]bool{
+		AttestationSuccesses: true, AttestationFailures: true, AttestationErrors: false,
+		PolicyApprovals: false, PolicyViolations: false, PolicyErrors: false,
+	} {
+		family, known := families[name]
+		if !known {
+			family, known = families[strings.TrimPrefix(name, "kbs_")]
+		}
+		if !known && !labelled {
+			return nil, fmt.Errorf("the KBS has no counter %s: is its /metrics Trustee's?", name)
+		}
+		for _, m := range family.GetMetric() {
 			out[name] += int(m.GetCounter().GetValue())
 		}
 	}
-	return out
+	return out, nil
 }
 
 // Grew asserts by how much which counters grew since then; those that are not

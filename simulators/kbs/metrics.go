@@ -9,7 +9,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
-// metrics are this server's, in a registry of its own: those of Trustee by their names (kbs/src/prometheus), and the
+// metrics are this server's, in a registry of its own: those of Trustee by their names (kbs/docs/metrics.md), and the
 // simulator's, which say more and say what they are of.
 type metrics struct {
 	requests *prometheus.CounterVec
@@ -21,6 +21,7 @@ type metrics struct {
 // trusteeMetrics have Trustee's names and labels.
 type trusteeMetrics struct {
 	httpRequests                                                    prometheus.Counter
+	httpActive                                                      prometheus.Gauge
 	httpDuration, requestSize, responseSize                         prometheus.Histogram
 	reads, writes, attestationSuccesses, attestationFailures        *prometheus.CounterVec
 	policyEvaluations, policyApprovals, policyViolations, policyErr prometheus.Counter
@@ -77,25 +78,28 @@ func newTrusteeMetrics(registry *prometheus.Registry) trusteeMetrics {
 	})
 	info.Set(1)
 	registry.MustRegister(info)
+	active := prometheus.NewGauge(prometheus.GaugeOpts{Name: "kbs_http_active_connections", Help: "Requests that are being answered."})
+	registry.MustRegister(active)
 	sizes := prometheus.ExponentialBuckets(32, 4, 5)
 	return trusteeMetrics{
-		httpRequests:         counter("http_requests_total", "HTTP requests."),
-		httpDuration:         histogram("http_request_duration_seconds", "Time that requests took.", []float64{0.0005, 0.001, 0.005, 0.01, 0.05, 0.5, 1}),
-		requestSize:          histogram("http_request_size_bytes", "Sizes of requests' bodies.", sizes),
-		responseSize:         histogram("http_response_size_bytes", "Sizes of responses' bodies.", sizes),
-		reads:                counters("resource_reads_total", "Resources read, by path.", "resource_path"),
-		writes:               counters("resource_writes_total", "Resources written, by path.", "resource_path"),
+		httpActive:           active,
+		httpRequests:         counter("kbs_http_requests_total", "HTTP requests."),
+		httpDuration:         histogram("kbs_http_request_duration_seconds", "Time that requests took.", []float64{0.0005, 0.001, 0.005, 0.01, 0.05, 0.5, 1}),
+		requestSize:          histogram("kbs_http_request_size_bytes", "Sizes of requests' bodies.", sizes),
+		responseSize:         histogram("kbs_http_response_size_bytes", "Sizes of responses' bodies.", sizes),
+		reads:                counters("kbs_resource_reads_total", "Resources read, by path.", "resource_path"),
+		writes:               counters("kbs_resource_writes_total", "Resources written, by path.", "resource_path"),
 		policyEvaluations:    counter("kbs_policy_evaluations_total", "Evaluations of the resource policy."),
 		policyApprovals:      counter("kbs_policy_approvals_total", "Requests that the resource policy allowed."),
 		policyViolations:     counter("kbs_policy_violations_total", "Requests that the resource policy denied."),
 		policyErr:            counter("kbs_policy_errors_total", "Evaluations of the resource policy that failed."),
-		attestationRequests:  counter("attestation_requests_total", "Attestations asked for."),
-		attestationSuccesses: counters("attestation_successes_total", "Evidence that was verified and appraised.", "tee_type"),
-		attestationFailures:  counters("attestation_failures_total", "Evidence that was refused.", "tee_type"),
-		attestationErrors:    counter("attestation_errors_total", "Attestations that came to no evidence."),
-		authRequests:         counter("auth_requests_total", "Challenges asked for."),
-		authSuccesses:        counter("auth_successes_total", "Challenges given."),
-		authErrors:           counter("auth_errors_total", "Challenges refused."),
+		attestationRequests:  counter("kbs_attestation_requests_total", "Attestations asked for."),
+		attestationSuccesses: counters("kbs_attestation_successes_total", "Evidence that was verified and appraised.", "tee_type"),
+		attestationFailures:  counters("kbs_attestation_failures_total", "Evidence that was refused.", "tee_type"),
+		attestationErrors:    counter("kbs_attestation_errors_total", "Attestations that came to no evidence."),
+		authRequests:         counter("kbs_auth_requests_total", "Challenges asked for."),
+		authSuccesses:        counter("kbs_auth_successes_total", "Challenges given."),
+		authErrors:           counter("kbs_auth_errors_total", "Challenges refused."),
 	}
 }
 

@@ -214,6 +214,8 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case strings.HasPrefix(path, apiPrefix):
 		switch r.Method {
 		case http.MethodGet, http.MethodPost, http.MethodPut, http.MethodDelete:
+			s.metrics.trustee.httpActive.Inc()
+			defer s.metrics.trustee.httpActive.Dec()
 			s.api(w, r, strings.TrimPrefix(path, apiPrefix))
 		default:
 			w.WriteHeader(http.StatusMethodNotAllowed)
