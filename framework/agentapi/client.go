@@ -11,12 +11,12 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"os"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/containerd/ttrpc"
+	"github.com/mdlayher/socket"
 	"golang.org/x/sys/unix"
 
 	"github.com/coco-e2e/coco-e2e/framework/agentapi/agentpb"
@@ -97,7 +97,7 @@ func dial(ctx context.Context, address string) (net.Conn, error) {
 		if err != nil {
 			return nil, fmt.Errorf("context id %q: give a number", cid)
 		}
-		return dialVsock(uint32(n), port)
+		return dialVsock(ctx, uint32(n), port)
 	}
 	return nil, errors.New("unknown kind of address: use unix:///path, vsock://cid:port or hvsock:///path:port")
 }
@@ -121,23 +121,34 @@ func dialHybrid(ctx context.Context, path string, port uint32) (net.Conn, error)
 	if err != nil {
 		return nil, err
 	}
-	if deadline, ok := ctx.Deadline(); ok {
-		if err := conn.SetDeadline(deadline); err != nil {
-			return nil, errors.Join(err, conn.Close())
+	// A VMM answers when the guest does, which may be never.
+	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
+	if err := connectHybrid(conn, port); err != nil {
+		stop()
+		if ctx.Err() != nil {
+			err = fmt.Errorf("%w: %w", context.Cause(ctx), err)
 		}
-	}
-	if _, err := fmt.Fprintf(conn, "CONNECT %d\n", port); err != nil {
 		return nil, errors.Join(err, conn.Close())
+	}
+	if !stop() {
+		return nil, errors.Join(context.Cause(ctx), conn.Close())
+	}
+	return conn, nil
+}
+
+func connectHybrid(conn net.Conn, port uint32) error {
+	if _, err := fmt.Fprintf(conn, "CONNECT %d\n", port); err != nil {
+		return err
 	}
 	// One byte at a time: what follows the line belongs to the protocol.
 	line, err := bufio.NewReaderSize(oneByte{conn}, 16).ReadString('\n')
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("no answer to CONNECT: %w", err), conn.Close())
+		return fmt.Errorf("no answer to CONNECT: %w", err)
 	}
 	if !strings.HasPrefix(line, "OK ") {
-		return nil, errors.Join(fmt.Errorf("CONNECT refused: %q", strings.TrimSpace(line)), conn.Close())
+		return fmt.Errorf("CONNECT refused: %q", strings.TrimSpace(line))
 	}
-	return conn, conn.SetDeadline(time.Time{})
+	return nil
 }
 
 type oneByte struct{ net.Conn }
@@ -145,24 +156,19 @@ type oneByte struct{ net.Conn }
 func (o oneByte) Read(b []byte) (int, error) { return o.Conn.Read(b[:1]) }
 
 // dialVsock connects to a port of the virtual machine with the context id.
-func dialVsock(cid, port uint32) (net.Conn, error) {
-	fd, err := unix.Socket(unix.AF_VSOCK, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+func dialVsock(ctx context.Context, cid, port uint32) (net.Conn, error) {
+	conn, err := socket.Socket(unix.AF_VSOCK, unix.SOCK_STREAM, 0, "vsock", nil)
 	if err != nil {
 		return nil, err
 	}
-	if err := unix.Connect(fd, &unix.SockaddrVM{CID: cid, Port: port}); err != nil {
-		return nil, errors.Join(err, unix.Close(fd))
+	if _, err := conn.Connect(ctx, &unix.SockaddrVM{CID: cid, Port: port}); err != nil {
+		return nil, errors.Join(err, conn.Close())
 	}
-	if err := unix.SetNonblock(fd, true); err != nil {
-		return nil, errors.Join(err, unix.Close(fd))
-	}
-	f := os.NewFile(uintptr(fd), "vsock")
-	// The net package knows no vsock; a file that can time out is enough of a connection.
-	return fileConn{f}, nil
+	return vsockConn{conn}, nil
 }
 
-// fileConn is a connection over a file.
-type fileConn struct{ *os.File }
+// vsockConn gives a socket the addresses that package net wants; it knows none of vsock's.
+type vsockConn struct{ *socket.Conn }
 
-func (fileConn) LocalAddr() net.Addr  { return &net.UnixAddr{Name: "vsock", Net: "vsock"} }
-func (fileConn) RemoteAddr() net.Addr { return &net.UnixAddr{Name: "vsock", Net: "vsock"} }
+func (vsockConn) LocalAddr() net.Addr  { return &net.UnixAddr{Name: "vsock", Net: "vsock"} }
+func (vsockConn) RemoteAddr() net.Addr { return &net.UnixAddr{Name: "vsock", Net: "vsock"} }

@@ -3,6 +3,8 @@ package agentapi
 import (
 	"bufio"
 	"context"
+	"errors"
+	"io"
 	"net"
 	"path/filepath"
 	"strings"
@@ -10,6 +12,7 @@ import (
 	"time"
 
 	"github.com/containerd/ttrpc"
+	"golang.org/x/sys/unix"
 
 	"github.com/coco-e2e/coco-e2e/framework/agentapi/agentpb"
 )
@@ -98,5 +101,35 @@ func TestDialRefusals(t *testing.T) {
 		if _, err := Dial(ctx, address); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: error %v, want %q", address, err, want)
 		}
+	}
+}
+
+// Who answers never is waited for as long as the caller wants, not longer.
+func TestDialCancelled(t *testing.T) {
+	silent, err := net.Listen("unix", filepath.Join(t.TempDir(), "vmm.sock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() {
+		c, err := silent.Accept()
+		cancel()
+		if err == nil {
+			defer c.Close()
+			_, _ = io.Copy(io.Discard, c)
+		}
+	}()
+	if _, err := Dial(ctx, "hvsock://"+silent.Addr().String()); !errors.Is(err, context.Canceled) {
+		t.Errorf("a VMM that does not answer: %v", err)
+	}
+
+	// Context id 1 is this machine, where the kernel can loop back; no agent is there.
+	_, err = Dial(ctx, "vsock://1:15001")
+	if errors.Is(err, unix.EAFNOSUPPORT) {
+		t.Skip("the kernel has no vsock")
+	}
+	if !errors.Is(err, context.Canceled) {
+		t.Errorf("vsock: %v", err)
 	}
 }
