@@ -24,6 +24,10 @@ const minPart = 4
 // may have several lines.
 var environment = regexp.MustCompile(`(?s)^([A-Za-z_][A-Za-z0-9_.-]*=).+`)
 
+// wellKnown are variables that every image or runtime sets. What is part of their values is in arguments and mounts as well
+// (/bin, /root), where hiding it would take an explanation its sense.
+var wellKnown = map[string]bool{"PATH": true, "HOME": true, "HOSTNAME": true, "TERM": true}
+
 // hidden are the values of a request that are shown to nobody who did not ask
 // for them, wherever the policy brought them. nil knows none.
 type hidden struct {
@@ -52,6 +56,9 @@ func hide(request any, c *ast.Compiler) *hidden {
 	written := map[string]string{}
 	for _, variable := range variablesIn(request) {
 		name, value, named := strings.Cut(variable, "=")
+		if wellKnown[name] {
+			continue
+		}
 		if named {
 			name += "="
 		} else {
