@@ -1,6 +1,7 @@
 package pod_test
 
 import (
+	"bufio"
 	"context"
 	"io"
 	"strings"
@@ -28,17 +29,22 @@ func grace(seconds int64) func(*corev1.Pod) {
 	return func(p *corev1.Pod) { p.Spec.TerminationGracePeriodSeconds = &seconds }
 }
 
-// farewell deletes a pod and tells what its container said from then to its
-// end, how it ended, and how long that took.
+// farewell deletes a pod whose container is untilTold, once it is ready to be
+// told, and tells what the container said from then to its end, how it ended,
+// and how long that took. A container runs, and its pod is Ready, before its
+// shell has set the first trap.
 func farewell(ctx context.Context, ns, name string) (said string, end *corev1.ContainerStateTerminated, took time.Duration) {
 	GinkgoHelper()
-	nothing := int64(0)
-	stream, err := bed.Pods.LogStream(ctx, ns, name, corev1.PodLogOptions{Follow: true, TailLines: &nothing})
+	stream, err := bed.Pods.LogStream(ctx, ns, name, corev1.PodLogOptions{Follow: true})
 	Expect(err).NotTo(HaveOccurred())
 	defer stream.Close()
+	lines := bufio.NewReader(stream)
+	first, err := lines.ReadString('\n')
+	Expect(err).NotTo(HaveOccurred(), "the container ended before it was ready, and said %q", first)
+	Expect(first).To(Equal("ready\n"))
 	log := make(chan string, 1)
 	go func() {
-		b, _ := io.ReadAll(stream)
+		b, _ := io.ReadAll(lines)
 		log <- string(b)
 	}()
 	terminated := make(chan *corev1.ContainerStateTerminated, 1)
