@@ -27,6 +27,18 @@ func processes(ctx context.Context, ns, name string) map[string]string {
 	return out
 }
 
+// processesWith waits until commands run in a container, which a shell may yet have
+// to start when its pod is Ready already, and returns all that run there then.
+func processesWith(ctx context.Context, ns, name string, commands ...any) map[string]string {
+	GinkgoHelper()
+	var all map[string]string
+	Eventually(ctx, func() []string {
+		all = processes(ctx, ns, name)
+		return commandsOf(all)
+	}).WithPolling(100 * time.Millisecond).Should(ContainElements(commands...))
+	return all
+}
+
 // commandsOf are the distinct command lines of processes.
 func commandsOf(processes map[string]string) (commands []string) {
 	for _, command := range processes {
@@ -55,10 +67,8 @@ var _ = Describe("process namespaces", Label("pod"), func() {
 
 	It("are one where the pod shares it", proof.Of("POD-NAMESPACE-002"), func(ctx SpecContext) {
 		ns := running(ctx, "p", second("other", "echo secret > /tmp/theirs; exec sleep 4242"), func(p *corev1.Pod) { p.Spec.ShareProcessNamespace = ref(true) })
-		all := processes(ctx, ns, "p")
+		all := processesWith(ctx, ns, "p", "sleep infinity", "sleep 4242")
 		Expect(all).To(HaveKeyWithValue("1", ContainSubstring("pause")))
-		commands := commandsOf(all)
-		Expect(commands).To(ContainElements("sleep infinity", "sleep 4242"))
 
 		By("one container sees the other's files and can end it")
 		theirs := ""
@@ -151,8 +161,7 @@ var _ = Describe("host name", Label("pod"), func() {
 var _ = Describe("the node's namespaces", Label("pod"), func() {
 	It("hostPID shows the guest's processes, not the node's", proof.Of("HOST-NAMESPACE-001"), func(ctx SpecContext) {
 		ns := running(ctx, "p", second("other", "exec sleep 4242"), func(p *corev1.Pod) { p.Spec.HostPID = true })
-		all := commandsOf(processes(ctx, ns, "p"))
-		Expect(all).To(ContainElements("sleep infinity", "sleep 4242", ContainSubstring("pause")))
+		all := commandsOf(processesWith(ctx, ns, "p", "sleep infinity", "sleep 4242", ContainSubstring("pause")))
 		Expect(all).NotTo(ContainElement(ContainSubstring("kubelet")))
 
 		By("control: a pod on the node sees the kubelet")
