@@ -52,6 +52,9 @@ func (k *KBS) SetResource(ctx context.Context, path string, content []byte) erro
 	return k.Client.SetResource(ctx, path, content)
 }
 
+// NoResourcePolicy is why a spec is skipped that cannot set one.
+const NoResourcePolicy = "the spec needs a resource policy, and the KBS's is somebody's: KBS_RESOURCE_POLICY, a file with what it is, lets it be kept for other resources"
+
 // CanSetResourcePolicy says that specs may set policies.
 func (k *KBS) CanSetResourcePolicy() bool {
 	return k.given == nil || k.given.ExternalKBS.ResourcePolicy != ""
@@ -64,7 +67,7 @@ func (k *KBS) SetResourcePolicy(ctx context.Context, rego string) error {
 		return k.Client.SetResourcePolicy(ctx, rego)
 	}
 	if !k.CanSetResourcePolicy() {
-		Skip("the spec needs a resource policy, and the KBS's is somebody's: KBS_RESOURCE_POLICY, a file with what it is, lets it be kept for other resources")
+		Skip(NoResourcePolicy)
 	}
 	if err := k.given.WillChangeKBS(""); err != nil {
 		return err
