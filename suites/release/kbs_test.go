@@ -174,7 +174,7 @@ var _ = Describe("resources", suite.OneKBS, Label("resource"), func() {
 		Expect(s.k.SetResourcePolicy(ctx, `package policy
 import rego.v1
 default allow := false
-allow if data["resource-path"] == ["release", "`+s.ns+`", "secret"]
+allow if concat("/", data["resource-path"]) == "`+s.path+`"
 `)).To(Succeed())
 		s.control(ctx)
 		other := suite.ResourcePath(s.ns, "other")

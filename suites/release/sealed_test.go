@@ -39,7 +39,7 @@ func newSealing(ctx context.Context) *sealing {
 // seal seals the secret with a key, for the key that the KBS has.
 func (s *sealing) seal(key *ecdsa.PrivateKey) string {
 	GinkgoHelper()
-	sealed, err := sealedsecret.Seal(sealedsecret.Vault("kbs:///"+s.path), key, "kbs:///release/"+s.ns+"/key")
+	sealed, err := sealedsecret.Seal(sealedsecret.Vault("kbs:///"+s.path), key, "kbs:///"+suite.ResourcePath(s.ns, "key"))
 	Expect(err).NotTo(HaveOccurred())
 	return sealed
 }
