@@ -207,9 +207,11 @@ func replays(ctx context.Context, k *suite.KBS, g guest, presented *string) {
 	for _, version := range []string{"0.3.0", "0.4.1", "1.0.0"} {
 		s := session(k)
 		s.Forge(kbs.Forgery{Version: version})
+		counted := k.Count(ctx)
 		_, err = s.Attest(ctx, g, presented)
 		refused(err, kbs.TypeAttestationError)
 		Expect(err).To(MatchError(ContainSubstring("KBS Client Protocol Version Mismatch: expect =0.4.0 while the request is " + version)))
+		counted.Grew(ctx, map[string]int{suite.AuthErrors: 1})
 	}
 }
 
