@@ -174,7 +174,7 @@ func (a *Azure) Verify(reportData []byte, options Options) (*Claims, error) {
 	if options.TrustedAKs != nil && !slices.ContainsFunc(options.TrustedAKs, func(k *rsa.PublicKey) bool { return k.Equal(a.hcl.ak) }) {
 		return nil, ErrUntrustedKey
 	}
-	if err := verifyQuote(a.hcl.ak, a.Message, a.Signature, reportData, &a.PCRs); err != nil {
+	if _, err := verifyQuote(a.hcl.ak, a.Message, a.Signature, &a.PCRs, reportData); err != nil {
 		return nil, err
 	}
 	hardware := a.hardwareReportData()
