@@ -73,3 +73,76 @@ func TestSNPDocumentOfAMD(t *testing.T) {
 		t.Errorf("another guest SVN: %v", err)
 	}
 }
+
+// What Trustee publishes of Azure's machines in deps/verifier/test_data: az-snp-vtpm/evidence-v0.json (a Milan processor,
+// report version 2) and evidence-v1.json (another, report version 3), and az-tdx-vtpm/evidence-v1.json and evidence-v0.json,
+// which is the same in the older form. az-snp-vtpm-v0.json is here without its layout. Each was made for the nonce
+// "challenge". What is wanted was read out of the files by hand, by AMD's, Intel's and the TCG's layouts.
+func TestAzureOfEarlierVersions(t *testing.T) {
+	const mrTD = "024a32b070383331181619fa387cb4d55d1e38879f989933055ccad5bc2db795d1737b66205949d15469dc8c1ba7ab7b"
+	zeros := strings.Repeat("00", 32)
+	for _, c := range []struct {
+		file, kind string
+		version    int
+		pcr7       string
+		claims     map[string]any // of the top level
+		body       map[string]any // of a TDX quote
+	}{
+		{"az-snp-vtpm-v0.json", KindAzSNPVTPM, 0, "32fe42b385b47cb22c906b8a7e4f134e9f2270818f90e94072d1101ef72f1c00", map[string]any{
+			"measurement":            "msSPysii2Iru/41CetTyvg45F8dIoYvfUswxfn/iAwi0WdXvGhLgwilE6zhtF8MV",
+			"reported_tcb_microcode": "115", "reported_tcb_snp": "8", "reported_tcb_tee": "0", "reported_tcb_bootloader": "3",
+			"policy_abi_major": "0", "policy_abi_minor": "31", "policy_debug_allowed": "false", "policy_smt_allowed": "true",
+			"platform_smt_enabled": "true", "platform_tsme_enabled": "false",
+		}, nil},
+		{"az-snp-vtpm-v1.json", KindAzSNPVTPM, 1, "3b20e022416fdf61d72e4da32b4354781be3de0608116976d28ffdad8c341d2a", map[string]any{
+			"measurement":            "agY76d159jcchC5ID43DtccllhNE5XEw6Ixa30no9/bHm3Wl63f8dplZ9K6y+UAe",
+			"reported_tcb_microcode": "219", "reported_tcb_snp": "24", "reported_tcb_tee": "0", "reported_tcb_bootloader": "4",
+			"policy_abi_major": "0", "policy_abi_minor": "31", "policy_debug_allowed": "false", "policy_smt_allowed": "true",
+			"platform_smt_enabled": "true", "platform_tsme_enabled": "false",
+		}, nil},
+		{"az-tdx-vtpm-v0.json", KindAzTDXVTPM, 0, "4d98d960d39753d97c718812eb4baa6c4bae9eca0365d6100393bf227d91f894", nil, map[string]any{"mr_td": mrTD}},
+		{"az-tdx-vtpm-v1.json", KindAzTDXVTPM, 1, "4d98d960d39753d97c718812eb4baa6c4bae9eca0365d6100393bf227d91f894", nil, map[string]any{
+			"mr_td": mrTD, "xfam": "e718060000000000", "td_attributes": "0000000000000000", "tcb_svn": "02010600000000000000000000000000",
+			"mr_config_id": strings.Repeat("00", 48), "rtmr_3": strings.Repeat("00", 48),
+			"mr_seam":     "360304d34a16aace0a18e09ad2d07d2b9fd3c174378e5bf108388079827f89ff62acc5f8c473dd40706324834e202946",
+			"report_data": "9734504f161d104c74e3165c15f779b06a9bb40dfa71937817d7eee68e593839" + zeros,
+		}},
+	} {
+		t.Run(c.file, func(t *testing.T) {
+			raw, options := fixture(t, c.file), at(2026)
+			options.AllowDebug = false
+			claims, err := Verify(c.kind, raw, []byte("challenge"), options)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if claims.TestRoot {
+				t.Error("under a test root")
+			}
+			asMap := claims.Map()
+			for name, want := range c.claims {
+				if asMap[name] != want {
+					t.Errorf("%s = %v, want %s", name, asMap[name], want)
+				}
+			}
+			for name, want := range c.body {
+				if got := asMap["quote"].(map[string]any)["body"].(map[string]any)[name]; got != want {
+					t.Errorf("quote.body.%s = %v, want %s", name, got, want)
+				}
+			}
+			pcrs := asMap["tpm"].(map[string]any)
+			if pcrs["pcr07"] != c.pcr7 || pcrs["pcr08"] != zeros || pcrs["pcr17"] != strings.Repeat("ff", 32) || asMap["init_data"] != zeros {
+				t.Errorf("PCRs %v", pcrs)
+			}
+			if parsed, err := parseAzure(c.kind, raw); err != nil || parsed.Version != c.version {
+				t.Errorf("version %+v, %v", parsed, err)
+			}
+			if _, err := Verify(c.kind, raw, []byte("challengf"), options); !errors.Is(err, ErrNonce) {
+				t.Errorf("another nonce: %v", err)
+			}
+			options.Now = at(2035).Now
+			if _, err := Verify(c.kind, raw, []byte("challenge"), options); !errors.Is(err, ErrChain) {
+				t.Errorf("after the certificate expired: %v", err)
+			}
+		})
+	}
+}
