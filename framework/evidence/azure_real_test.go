@@ -111,7 +111,8 @@ func TestAzureOfEarlierVersions(t *testing.T) {
 				"reported_tcb_microcode": "84", "reported_tcb_snp": "23", "reported_tcb_tee": "0", "reported_tcb_bootloader": "10",
 				"policy_abi_major": "0", "policy_abi_minor": "31", "policy_debug_allowed": "false", "policy_smt_allowed": "true",
 				"platform_smt_enabled": "false", "platform_tsme_enabled": "false",
-			}, nil,
+			},
+			nil,
 		},
 		{"az-tdx-vtpm-v0.json", KindAzTDXVTPM, 0, challenge, "4d98d960d39753d97c718812eb4baa6c4bae9eca0365d6100393bf227d91f894", zeros, nil, map[string]any{"mr_td": mrTD}},
 		{"az-tdx-vtpm-v1.json", KindAzTDXVTPM, 1, challenge, "4d98d960d39753d97c718812eb4baa6c4bae9eca0365d6100393bf227d91f894", zeros, nil, map[string]any{
