@@ -2,6 +2,7 @@ package bench
 
 import (
 	"bytes"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -21,6 +22,38 @@ func TestMedian(t *testing.T) {
 	} {
 		if got := median(c.in); got != c.want {
 			t.Errorf("median of %v: %v, want %v", c.in, got, c.want)
+		}
+	}
+}
+
+func TestQuantile(t *testing.T) {
+	hundred := make([]time.Duration, 100) // 100 down to 1
+	for i := range hundred {
+		hundred[i] = time.Duration(100 - i)
+	}
+	for _, c := range []struct {
+		in   []time.Duration
+		q    float64
+		want time.Duration
+	}{
+		{nil, 0.5, 0},
+		{[]time.Duration{3}, 0.5, 3},
+		{[]time.Duration{3}, 0.99, 3},
+		{[]time.Duration{9, 1}, 0.5, 1},
+		{[]time.Duration{5, 1, 3}, 0.5, 3},
+		{[]time.Duration{5, 1, 3}, 0.99, 5},
+		{[]time.Duration{5, 1, 3}, 0, 1},
+		{[]time.Duration{5, 1, 3}, 1, 5},
+		{hundred, 0.5, 50},
+		{hundred, 0.99, 99},
+		{hundred[:99], 0.99, 100}, // of 2 to 100
+	} {
+		before := slices.Clone(c.in)
+		if got := quantile(c.in, c.q); got != c.want {
+			t.Errorf("quantile %v of %v: %v, want %v", c.q, c.in, got, c.want)
+		}
+		if !slices.Equal(before, c.in) {
+			t.Errorf("%v became %v", before, c.in)
 		}
 	}
 }

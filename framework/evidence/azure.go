@@ -146,7 +146,8 @@ func (a *Azure) parseHardware(document *object, names azureFields, read func(*ob
 		if err != nil {
 			return err
 		}
-		if a.vcek, err = parsePEM([]byte(text)); err != nil {
+		// AMD's intermediate and root are behind it in Azure's evidence. They are not asked: roots come from the verifier.
+		if a.vcek, _, err = cutPEM([]byte(text)); err != nil {
 			return &FormatError{names.hardware, err.Error()}
 		}
 		return nil
@@ -174,7 +175,7 @@ func (a *Azure) Verify(reportData []byte, options Options) (*Claims, error) {
 	if options.TrustedAKs != nil && !slices.ContainsFunc(options.TrustedAKs, func(k *rsa.PublicKey) bool { return k.Equal(a.hcl.ak) }) {
 		return nil, ErrUntrustedKey
 	}
-	if err := verifyQuote(a.hcl.ak, a.Message, a.Signature, reportData, &a.PCRs); err != nil {
+	if _, err := verifyQuote(a.hcl.ak, a.Message, a.Signature, &a.PCRs, reportData); err != nil {
 		return nil, err
 	}
 	hardware := a.hardwareReportData()

@@ -136,8 +136,8 @@ func (o Options) now() time.Time {
 }
 
 // Verify parses evidence of the named kind and verifies it for reportData, which the verifier chose or derived from a
-// challenge that it chose. reportData must be in the evidence: for tpm as a nonce of 32 bytes, cut or zero-padded; for az-*
-// as a nonce, exactly; for snp and tdx zero-padded to 64 bytes. Revocation lists and Intel's TCB information, which only
+// challenge that it chose. reportData must be in the evidence: for tpm as a nonce of 32 bytes, cut or zero-padded, or of 64,
+// zero-padded; for az-* as a nonce, exactly; for snp and tdx zero-padded to 64 bytes. Revocation lists and Intel's TCB information, which only
 // the vendors' servers have, are not consulted. A kind that is none of [Kinds] is an [*UnsupportedKindError].
 func Verify(kind string, raw, reportData []byte, options Options) (*Claims, error) {
 	switch kind {

@@ -58,6 +58,32 @@ func ParseMessage(raw []byte) (*Message, error) {
 	return &message, err
 }
 
+// keyFields are the fields of a tee-pubkey beside kty, by its kty (kbs-types TeePubKey).
+var keyFields = map[string][]string{"EC": {"crv", "alg", "x", "y"}, "RSA": {"alg", "n", "e"}, "AKP": {"alg", "pub"}}
+
+// publicKey is the key as Trustee has read it when it hashes it: without fields that it does not know.
+func publicKey(runtime *object) (map[string]string, error) {
+	given, err := runtime.object("tee-pubkey")
+	if err != nil {
+		return nil, err
+	}
+	kind, err := given.string("kty")
+	if err != nil {
+		return nil, err
+	}
+	names, known := keyFields[kind]
+	if !known {
+		return nil, &FormatError{given.prefix + "kty", fmt.Sprintf("%q, want EC, RSA or AKP", kind)}
+	}
+	key := map[string]string{"kty": kind}
+	for _, name := range names {
+		if key[name], err = given.string(name); err != nil {
+			return nil, err
+		}
+	}
+	return key, nil
+}
+
 // runtimeDigest is Trustee's parse_runtime_data (attestation-service/src/lib.rs) of the primary device's runtime data.
 func runtimeDigest(document *object, additional string) ([]byte, error) {
 	runtime, err := document.object("runtime-data")
@@ -68,8 +94,8 @@ func runtimeDigest(document *object, additional string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	var key json.RawMessage
-	if err := runtime.field("tee-pubkey", &key, "a JSON object"); err != nil {
+	key, err := publicKey(runtime)
+	if err != nil {
 		return nil, err
 	}
 	data, err := json.Marshal(map[string]any{"additional-evidence": additional, "nonce": nonce, "tee-pubkey": key})

@@ -32,6 +32,19 @@ func TestParseMessage(t *testing.T) {
 	if err != nil || none.InitData != nil {
 		t.Errorf("without init-data: %+v, %v", none, err)
 	}
+	// As above with the other kinds of key, each hashed without the field that is none of its kind's.
+	for key, want := range map[string]string{
+		`{"kty":"EC","alg":"ECDH-ES+A256KW","crv":"P-256","use":"enc","x":"eA","y":"eQ","kid":{"a":1}}`: runtimeDataDigest,
+		`{"kty":"RSA","alg":"RSA-OAEP-256","n":"eA","x":"eA","e":"AQAB"}`:                               "2715c5a4350e77ebcd8d3f4c7abcae49f63002aedd6cf4ceca506a8f19de2f48bfaa78a114ea364713c58bc7be29c744",
+		`{"kty":"AKP","crv":"P-256","alg":"ML-KEM-768+A192KW","pub":"eA"}`:                              "e054aafab11f62ad8d0d8cd0a1bf65749f81abc7c1d871df17321771dd25689da039719a997616a46b938b553c7f4a63",
+	} {
+		before, rest, _ := strings.Cut(attestMessage, `"tee-pubkey":{`)
+		_, after, _ := strings.Cut(rest, "}")
+		of, err := ParseMessage([]byte(before + `"tee-pubkey":` + key + after))
+		if err != nil || hex.EncodeToString(of.ReportData) != want {
+			t.Errorf("%s: %+v, %v, want report data %s", key, of, err, want)
+		}
+	}
 	alone, err := ParseMessage(message.Evidence)
 	if err != nil || alone.ReportData != nil || string(alone.Evidence) != string(message.Evidence) {
 		t.Errorf("alone: %+v, %v", alone, err)
@@ -39,6 +52,8 @@ func TestParseMessage(t *testing.T) {
 	for name, c := range map[string]struct{ old, replaced, want string }{
 		"no nonce":       {`"nonce":"`, `"x":"`, "runtime-data.nonce: missing"},
 		"no key":         {`"tee-pubkey":{`, `"x":{`, "runtime-data.tee-pubkey: missing"},
+		"no coordinate":  {`"y":`, `"why":`, "runtime-data.tee-pubkey.y: missing"},
+		"unknown key":    {`"kty":"EC"`, `"kty":"OKP"`, `runtime-data.tee-pubkey.kty: "OKP", want EC, RSA or AKP`},
 		"no evidence":    {`"primary_evidence":{`, `"x":{`, "tee-evidence.primary_evidence: missing"},
 		"no devices":     {`"additional_evidence":""`, `"x":1`, "tee-evidence.additional_evidence: missing"},
 		"init-data JSON": {`"toml"`, `"json"`, "init-data.format: not toml"},

@@ -77,14 +77,24 @@ func loadCertificate(path string) (*x509.Certificate, error) {
 
 // parsePEM takes exactly one certificate.
 func parsePEM(raw []byte) (*x509.Certificate, error) {
-	block, rest := pem.Decode(raw)
-	if block == nil || block.Type != "CERTIFICATE" {
-		return nil, errors.New("not a PEM certificate")
+	certificate, rest, err := cutPEM(raw)
+	if err != nil {
+		return nil, err
 	}
 	if more, _ := pem.Decode(rest); more != nil {
 		return nil, errors.New("more than one PEM block")
 	}
-	return x509.ParseCertificate(block.Bytes)
+	return certificate, nil
+}
+
+// cutPEM gives the first certificate of a text, and what is behind it.
+func cutPEM(raw []byte) (certificate *x509.Certificate, rest []byte, err error) {
+	block, rest := pem.Decode(raw)
+	if block == nil || block.Type != "CERTIFICATE" {
+		return nil, nil, errors.New("not a PEM certificate")
+	}
+	certificate, err = x509.ParseCertificate(block.Bytes)
+	return certificate, rest, err
 }
 
 // verifyChain checks that leaf leads through intermediate to root at a time. Vendors' leaf keys sign reports, which no

@@ -18,6 +18,8 @@ const (
 	PCRCount = 24
 	// NonceSize is the length to which report data is cut or zero-padded before it goes into a quote, in bytes.
 	NonceSize = 32
+	// longNonceSize is the length to which some versions of attestation-agent and Trustee zero-pad it instead.
+	longNonceSize = 64
 
 	maxEvidenceSize = 64 << 10 // JSON; real evidence has about 4 KiB
 	minKeyBits      = 2048
@@ -112,7 +114,7 @@ func parsePCRs(field string, values []string, pcrs *[PCRCount][32]byte) error {
 }
 
 // Verify checks the chain from the attestation key to the PCR values and to reportData, which is cut or zero-padded to
-// [NonceSize] as the guest does. In this order: the key is trusted (ErrUntrustedKey) and signed the message
+// [NonceSize] as the guest does, or zero-padded to 64 bytes as other versions of it do. In this order: the key is trusted (ErrUntrustedKey) and signed the message
 // (ErrSignature); the message is a quote that a TPM generated (ErrFormat) over exactly all SHA-256 PCRs
 // (ErrPCRSelection) with these values (ErrPCRDigest) for this report data (ErrNonce); and PCR 8 holds the expected
 // init-data (ErrInitData).
@@ -122,7 +124,8 @@ func (t *TPM) Verify(reportData []byte, options Options) (*Claims, error) {
 	}
 	nonce := make([]byte, NonceSize)
 	copy(nonce, reportData)
-	if err := verifyQuote(t.AK, t.Message, t.Signature, nonce, &t.PCRs); err != nil {
+	quoted, err := verifyQuote(t.AK, t.Message, t.Signature, &t.PCRs, nonce, pad(reportData, longNonceSize))
+	if err != nil {
 		return nil, err
 	}
 	if err := checkPCR8(&t.PCRs, options.InitDataDigest); err != nil {
@@ -134,22 +137,23 @@ func (t *TPM) Verify(reportData []byte, options Options) (*Claims, error) {
 	return &Claims{
 		Kind: KindTPM, EventLog: options.EventLog, PCRs: t.PCRs, AK: t.AK, AKPublic: t.AKPublic,
 		InitData:   hex.EncodeToString(t.PCRs[measure.InitDataPCR][:]),
-		ReportData: hex.EncodeToString(nonce),
+		ReportData: hex.EncodeToString(quoted),
 	}, nil
 }
 
-// verifyQuote checks one link after the other from the key to the PCR values and the nonce.
-func verifyQuote(ak *rsa.PublicKey, message, signature, nonce []byte, pcrs *[PCRCount][32]byte) error {
+// verifyQuote checks one link after the other from the key to the PCR values and the nonce, which has to be one of nonces
+// and is given.
+func verifyQuote(ak *rsa.PublicKey, message, signature []byte, pcrs *[PCRCount][32]byte, nonces ...[]byte) ([]byte, error) {
 	hash := sha256.Sum256(message)
 	if err := rsa.VerifyPKCS1v15(ak, crypto.SHA256, hash[:], signature); err != nil {
-		return fmt.Errorf("%w: %w", ErrSignature, err)
+		return nil, fmt.Errorf("%w: %w", ErrSignature, err)
 	}
 	quote, err := parseQuote("tpm_quote.message", message)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if err := quote.checkSelection(); err != nil {
-		return err
+		return nil, err
 	}
 	var values []byte
 	for _, pcr := range pcrs {
@@ -157,12 +161,14 @@ func verifyQuote(ak *rsa.PublicKey, message, signature, nonce []byte, pcrs *[PCR
 	}
 	// The TPM hashes with the signing scheme's hash, which is SHA-256 here.
 	if digest := sha256.Sum256(values); !bytes.Equal(digest[:], quote.pcrDigest) {
-		return fmt.Errorf("%w: %x, quoted %x", ErrPCRDigest, digest, quote.pcrDigest)
+		return nil, fmt.Errorf("%w: %x, quoted %x", ErrPCRDigest, digest, quote.pcrDigest)
 	}
-	if !bytes.Equal(quote.extraData, nonce) {
-		return fmt.Errorf("%w: nonce %x, expected %x", ErrNonce, quote.extraData, nonce)
+	for _, nonce := range nonces {
+		if bytes.Equal(quote.extraData, nonce) {
+			return nonce, nil
+		}
 	}
-	return nil
+	return nil, fmt.Errorf("%w: nonce %x, expected %x", ErrNonce, quote.extraData, nonces[0])
 }
 
 func checkPCR8(pcrs *[PCRCount][32]byte, digest []byte) error {

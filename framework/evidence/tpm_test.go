@@ -72,6 +72,33 @@ func TestVerify(t *testing.T) {
 	}
 }
 
+// testdata/tpm-trustee.json is what Trustee publishes in deps/verifier/test_data/tpm_evidence.json (here without its layout):
+// a quote whose nonce is a SHA-384, zero-padded to 64 bytes. openssl says that the key signed it and what its PCRs hash to.
+func TestNonceOf64Bytes(t *testing.T) {
+	const report = "a04182b506878d4f29b91ee606a71a0d3361ccf1b22db20c98adcaa537bea393ef0e41a18b3569ab678f1497fbc5c120"
+	claims, err := Verify("tpm", fixture(t, "tpm-trustee.json"), fromHex(t, report), Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := report + strings.Repeat("00", 16); claims.ReportData != want || claims.Map()["report_data"] != want {
+		t.Errorf("report data %s, want %s", claims.ReportData, want)
+	}
+	if claims.InitData != strings.Repeat("00", 32) || claims.PCR(17) != strings.Repeat("ff", 32) {
+		t.Errorf("%+v", claims)
+	}
+	for what, other := range map[string]string{
+		"cut to 32 bytes": report[:64], "another end": report[:94] + "ff", "padded already, and one more": report + strings.Repeat("00", 17),
+		"none": "", "an end behind the zeros": report + strings.Repeat("00", 16) + "ff",
+	} {
+		if _, err := Verify("tpm", fixture(t, "tpm-trustee.json"), fromHex(t, other), Options{}); !errors.Is(err, ErrNonce) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	if _, err := Verify("tpm", fixture(t, "tpm-trustee.json"), fromHex(t, report+strings.Repeat("00", 16)), Options{}); err != nil {
+		t.Errorf("padded already: %v", err)
+	}
+}
+
 func TestVerifyRefusesOtherKinds(t *testing.T) {
 	for _, kind := range []string{"", "TPM", "sgx", "az-snp", "cca"} {
 		var unsupported *UnsupportedKindError

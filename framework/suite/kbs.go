@@ -234,6 +234,7 @@ const (
 	AttestationSuccesses = "kbs_attestation_successes_total"
 	AttestationFailures  = "kbs_attestation_failures_total" // evidence was refused
 	AttestationErrors    = "kbs_attestation_errors_total"   // it did not come to evidence
+	AuthErrors           = "kbs_auth_errors_total"          // no challenge was given
 	PolicyApprovals      = "kbs_policy_approvals_total"
 	PolicyViolations     = "kbs_policy_violations_total"
 	PolicyErrors         = "kbs_policy_errors_total"
@@ -273,7 +274,7 @@ func readCounters(text io.Reader) (map[string]int, error) {
 	}
 	out := map[string]int{}
 	for name, labelled := range map[string]bool{
-		AttestationSuccesses: true, AttestationFailures: true, AttestationErrors: false,
+		AttestationSuccesses: true, AttestationFailures: true, AttestationErrors: false, AuthErrors: false,
 		PolicyApprovals: false, PolicyViolations: false, PolicyErrors: false,
 	} {
 		family, known := families[name]

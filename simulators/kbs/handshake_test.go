@@ -2,6 +2,7 @@ package kbs_test
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -287,6 +288,54 @@ func TestSessions(t *testing.T) {
 	if strings.Contains(k.log.String(), strings.TrimPrefix(first.cookie, "kbs-session-id=")) || strings.Contains(k.log.String(), token) {
 		t.Error("session or token in the log")
 	}
+}
+
+// The cookie of a session that has attested counts, whatever token comes with it; another cookie leaves the token to count
+// (Trustee kbs/src/api_server.rs, get_attestation_token).
+func TestCookieGoesBeforeBearer(t *testing.T) {
+	ctx := t.Context()
+	k, a := start(t, ""), newTPM(t)
+	mustSucceed(t, k.SetResource(ctx, "a/b/c", []byte("x")), k.SetResourcePolicy(ctx, "package policy\ndefault allow := true\n"))
+	attest := func(r recorded) string {
+		t.Helper()
+		var answer struct{ Token string }
+		mustSucceed(t, json.Unmarshal([]byte(k.send(t, "POST", "/kbs/v0/attest", r.body, "Cookie", r.cookie).body), &answer))
+		if answer.Token == "" {
+			t.Fatal("no token")
+		}
+		return answer.Token
+	}
+	old, other, challenged := k.record(t, a), k.record(t, a), k.record(t, a)
+	oldToken, token := attest(old), attest(other)
+	get := func(what, cookie, bearer, kind, log string) {
+		t.Helper()
+		headers := []string{"Authorization", "Bearer " + bearer}
+		if cookie != "" {
+			headers = append(headers, "Cookie", cookie)
+		}
+		before := len(k.log.String())
+		got := k.send(t, "GET", "/kbs/v0/resource/a/b/c", "", headers...)
+		if (got.status == 200) != (kind == "") || got.kind != kind {
+			t.Errorf("%s: %+v, want %q", what, got, kind)
+		}
+		if line := k.log.String()[before:]; !strings.Contains(line, log) {
+			t.Errorf("%s: the log lacks %q:\n%s", what, log, line)
+		}
+	}
+	// What the log has of the token that counted: the beginning of its hash.
+	field := func(token string) string {
+		sum := sha256.Sum256([]byte(token))
+		return fmt.Sprintf(`"token":"sha256:%x"`, sum[:8])
+	}
+	get("both", old.cookie, token, "", field(oldToken))
+	get("cookie, and a token of nobody's", old.cookie, "x", "", field(oldToken))
+	get("control: that token alone", "", "x", "TokenVerifierError", field("x"))
+	get("the token alone", "", token, "", field(token))
+	get("cookie of a session that has not attested", challenged.cookie, token, "", field(token))
+	get("cookie of no session", "kbs-session-id="+strings.Repeat("0", 32), token, "", field(token))
+	get("neither counts", challenged.cookie, "x", "TokenVerifierError", field("x"))
+	mustSucceed(t, k.SetResourcePolicy(ctx, "package policy\ndefault allow := false\n"))
+	get("a policy of later is asked all the same", old.cookie, token, "PolicyDeny", field(oldToken))
 }
 
 // All kinds of TEE keys, by token and by session.

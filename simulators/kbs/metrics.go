@@ -1,6 +1,7 @@
 package kbs
 
 import (
+	"errors"
 	"net/http"
 	"strings"
 	"time"
@@ -119,10 +120,12 @@ func (m *metrics) account(x *exchange, took time.Duration, response int, decisio
 	case x.Method == http.MethodPost && x.plugin == "attest":
 		t.attestationRequests.Inc()
 		switch {
-		case failed == nil:
+		case x.judged && failed == nil:
 			t.attestationSuccesses.WithLabelValues(x.tee).Inc()
 		case x.judged:
 			t.attestationFailures.WithLabelValues(x.tee).Inc()
+		case failed == nil || errors.Is(failed.cause, errNonce):
+			// Trustee counts neither a token given again nor another nonce (kbs/src/attestation/backend.rs, __attest).
 		default:
 			t.attestationErrors.Inc()
 		}

@@ -84,4 +84,19 @@ func TestMetrics(t *testing.T) {
 		"kbs_auth_requests_total": "3", "kbs_auth_successes_total": "2", "kbs_attestation_requests_total": "3",
 		`kbs_attestation_failures_total{tee_type="tpm"}`: "1",
 	})
+
+	first, second := k.record(t, a), k.record(t, a)
+	check("two more challenges", map[string]string{"kbs_auth_requests_total": "5", "kbs_auth_successes_total": "4"})
+	attest := func(session, evidence recorded, status int) {
+		t.Helper()
+		if got := k.send(t, "POST", "/kbs/v0/attest", evidence.body, "Cookie", session.cookie); got.status != status {
+			t.Errorf("%+v, want %d", got, status)
+		}
+	}
+	attest(second, first, 401)
+	check("another challenge's answer", map[string]string{"kbs_attestation_requests_total": "4"})
+	attest(second, second, 200)
+	check("control: its own", map[string]string{"kbs_attestation_requests_total": "5", `kbs_attestation_successes_total{tee_type="tpm"}`: "2"})
+	attest(second, first, 200)
+	check("a session that has its token gets it again", map[string]string{"kbs_attestation_requests_total": "6"})
 }

@@ -185,17 +185,17 @@ var _ = Describe("a TPM that is nobody's guest", suite.OneKBS, Label("tee:tpm"),
 		attacker.extend(23, sum[:])
 		first := []uint{0, 1, 2, 3, 4, 5, 6, 7, 23}
 		attacker.quoted, attacker.listed = first, first
-		refusesEvidence(ctx, s.k, attacker, text(s.raw))
+		refusesEvidence(ctx, s.k, broken{attacker, []error{evidence.ErrPCRSelection}}, text(s.raw))
 		By("with the list filled up to the 24 that are expected")
 		attacker.listed = append(first, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22)
-		refusesEvidence(ctx, s.k, attacker, text(s.raw))
+		refusesEvidence(ctx, s.k, broken{attacker, []error{evidence.ErrPCRSelection}}, text(s.raw))
 		By("with a quote of all PCRs and the list in another order")
 		attacker.quoted = nil
-		refusesEvidence(ctx, s.k, attacker, text(s.raw))
+		refusesEvidence(ctx, s.k, broken{attacker, []error{evidence.ErrPCRDigest}}, text(s.raw))
 		By("control: with the right selection, list and register the KBS takes the quote")
 		attacker.quoted, attacker.listed = nil, nil
 		attacker.extend(measuredPCR, sum[:])
-		attested(ctx, s.k, attacker, text(s.raw))
+		attested(ctx, s.k, broken{attacker, nil}, text(s.raw))
 	})
 })
 

@@ -95,23 +95,48 @@ var _ = Describe("the log of what was asked of the agent", suite.OneKBS, Label("
 		fits := fittingPrefix(g, quoted, nonce, o, log)
 		Expect(fits).NotTo(BeNil(), "no beginning of the log leads to the quoted register; it has\n%s", strings.Join(said, "\n"))
 
-		By("without an event it does not fit, and the first that is missing or wrong is named")
-		at := slices.IndexFunc(said, func(s string) bool { return strings.Contains(s, "echo done by hand") })
-		o.EventLog = without(fits, at)
-		_, err = evidence.Verify(g.tee, quoted, nonce, o)
-		Expect(err).To(MatchError(evidence.ErrEventLog))
-		var replay *measure.ReplayError
-		Expect(errors.As(err, &replay)).To(BeTrue(), "%v", err)
+		at := slices.IndexFunc(fits.Events, func(e measure.Event) bool {
+			said, ok := e.AAEL()
+			return ok && strings.Contains(said, "echo done by hand")
+		})
+		Expect(at).To(And(BeNumerically(">", 1), BeNumerically("<", len(fits.Events)-1)))
+		refuses := func(log *measure.EventLog) *measure.ReplayError {
+			GinkgoHelper()
+			o.EventLog = log
+			_, err := evidence.Verify(g.tee, quoted, nonce, o)
+			Expect(err).To(MatchError(evidence.ErrEventLog))
+			var replay *measure.ReplayError
+			Expect(errors.As(err, &replay)).To(BeTrue(), "%v", err)
+			Expect(replay.Register).To(BeEquivalentTo(eventPCR))
+			return replay
+		}
+		By("without an event it does not fit: what is not in the log cannot be named")
+		replay := refuses(without(fits, at))
+		Expect(replay.Event).To(BeNil())
+		Expect(replay.Problem).To(ContainSubstring("something was measured that is not in the log"))
 
-		By("nor with an event that says something else")
+		By("nor with an event that was not measured, which is named")
+		added := fits.Events[0]
+		added.Number = at + 1
+		replay = refuses(&measure.EventLog{Events: slices.Insert(slices.Clone(fits.Events), at, added)})
+		Expect(replay.Event).To(HaveValue(Equal(added)))
+		Expect(replay.Problem).To(Equal("was logged but not measured"))
+
+		By("nor with two events in the other order, of which the first is named")
+		swapped := slices.Clone(fits.Events)
+		swapped[at], swapped[at+1] = swapped[at+1], swapped[at]
+		replay = refuses(&measure.EventLog{Events: swapped})
+		Expect(replay.Event).To(HaveField("Number", at+2))
+		Expect(replay.Problem).To(Equal("was measured after the one that follows it in the log"))
+
+		By("nor with an event that says something else, which is named")
 		forged := &measure.EventLog{Events: slices.Clone(fits.Events)}
 		event := forged.Events[at]
 		event.Data = []byte(strings.Replace(string(event.Data), "by hand", "by nobd", 1))
 		forged.Events[at] = event
-		o.EventLog = forged
-		_, err = evidence.Verify(g.tee, quoted, nonce, o)
-		Expect(err).To(MatchError(evidence.ErrEventLog))
-		Expect(err).To(MatchError(ContainSubstring("by nobd")))
+		replay = refuses(forged)
+		Expect(replay.Event).To(HaveField("Number", at+1))
+		Expect(replay.Error()).To(ContainSubstring("by nobd"))
 
 		By("nor its end alone")
 		o.EventLog = &measure.EventLog{Events: fits.Events[len(fits.Events)-1:]}

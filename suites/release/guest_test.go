@@ -118,6 +118,16 @@ func (g guest) resource(ctx context.Context, path string) (status, content strin
 	return r.Stdout[end+1:], r.Stdout[:end]
 }
 
+// token has the guest's attestation-agent attest for a token of the KBS, as a container of the pod asks for it.
+func (g guest) token(ctx context.Context) (kbs.Token, kbs.TEEKey) {
+	GinkgoHelper()
+	r, err := bed.Pods.Exec(ctx, g.ns, g.name, suite.Container, "curl", "-s", rest+"/aa/token?token_type=kbs")
+	Expect(pod.Classify(r, err)).To(pod.BeAllowed())
+	token, key, err := kbs.ParseTokenResponse([]byte(r.Stdout))
+	Expect(err).NotTo(HaveOccurred(), "%s: the guest gave no token", pod.InconclusiveMark)
+	return token, key
+}
+
 // renamedAlgorithm is a document that names another algorithm, without anything else changed.
 func renamedAlgorithm(raw []byte, algorithm string) []byte {
 	GinkgoHelper()

@@ -187,9 +187,8 @@ var _ = Describe("release", suite.OneKBS, func() {
 
 			itBound("to a pod with one byte changed: denied by the policy, over the wire and inside the pod", proof.Of("RELEASE-WRONG-001"), func(ctx SpecContext) {
 				deniesResource(ctx, k, changed, text(oneByteChanged(raw)), path)
-				status, content := changed.resource(ctx, path)
-				Expect(status).To(Equal("500"))
-				Expect(content).NotTo(ContainSubstring(secret))
+				Expect(refusedInside(ctx, k, changed, path, suite.PolicyViolations)).NotTo(ContainSubstring(secret))
+				refusedToken(ctx, k, changed, path, kbs.TypePolicyDeny, map[string]int{suite.PolicyViolations: 1})
 				By("and it cannot present the right one")
 				refusesEvidence(ctx, k, changed, text(raw))
 				control(ctx)
@@ -218,9 +217,11 @@ var _ = Describe("release", suite.OneKBS, func() {
 				other := session(k)
 				_, err := other.Attest(ctx, changed, text(oneByteChanged(raw)))
 				Expect(err).NotTo(HaveOccurred())
+				counted := k.Count(ctx)
 				got, err := k.GetResource(ctx, path, token, other.Key())
 				Expect(err).To(MatchError(kbs.ErrDecrypt), "the KBS encrypts to the key that it attested")
 				Expect(got).To(BeEmpty())
+				counted.Grew(ctx, map[string]int{suite.PolicyApprovals: 1})
 				By("control: with its own key it is read")
 				got, err = k.GetResource(ctx, path, token, key)
 				Expect(err).NotTo(HaveOccurred())

@@ -107,6 +107,32 @@ func deniesResource(ctx context.Context, k *suite.KBS, a kbs.Attester, presented
 	counted.Grew(ctx, map[string]int{suite.PolicyViolations: 1})
 }
 
+// refusedInside asserts that the guest asks the KBS for a resource and gets none, by verdicts that the KBS counts: a guest
+// whose agents are dead gets none either. How often it asks is its own affair. What the guest answered is returned.
+func refusedInside(ctx context.Context, k *suite.KBS, g guest, path string, verdicts ...string) string {
+	GinkgoHelper()
+	before := k.Count(ctx)
+	status, content := g.resource(ctx, path)
+	Expect(status).To(Equal("500"))
+	after, counted := k.Count(ctx), 0
+	for _, counter := range verdicts {
+		counted += after.Since(before, counter)
+	}
+	Expect(counted).To(BeNumerically(">", 0), "the KBS counted none of %v: did the guest ask it?", verdicts)
+	Expect(after.Since(before, suite.PolicyApprovals)).To(BeZero(), "the KBS approved")
+	return content
+}
+
+// refusedToken asserts that the KBS refuses a resource to the token that the guest's own agent got, by a type.
+func refusedToken(ctx context.Context, k *suite.KBS, g guest, path, kind string, counts map[string]int) {
+	GinkgoHelper()
+	token, key := g.token(ctx)
+	counted := k.Count(ctx)
+	_, err := k.GetResource(ctx, path, token, key)
+	refused(err, kind)
+	counted.Grew(ctx, counts)
+}
+
 // refused asserts that err is the KBS's verdict of a type: a KBS that is out of
 // reach has none.
 func refused(err error, kind string) {

@@ -254,16 +254,22 @@ var _ = Describe("the article's walkthrough", Ordered, ContinueOnFailure, suite.
 		}
 		refused := func(ctx context.Context, podName string) {
 			GinkgoHelper()
-			By("inside the pod: the data hub answers with an error")
+			By("inside the pod: the data hub answers with an error, after it asked the KBS")
+			before := kbsClient.Count(ctx)
 			r, err := exec(ctx, podName, askStatus)
 			Expect(pod.Classify(r, err)).To(pod.BeAllowed())
 			Expect(r.Stdout).To(Equal("500"))
+			after := kbsClient.Count(ctx)
+			Expect(after.Since(before, suite.PolicyViolations)).To(BeNumerically(">", 0), "the KBS denied nothing: did the guest ask it?")
+			Expect(after.Since(before, suite.PolicyApprovals)).To(BeZero(), "the KBS approved")
 			By("with the pod's token: the KBS refuses, and says by which rule")
 			tok, key := token(ctx, podName)
+			counted := kbsClient.Count(ctx)
 			_, err = kbsClient.GetResource(ctx, secretPath, tok, key)
 			outcome := kbs.Classify(err)
 			Expect(outcome.Kind).NotTo(Equal(kbs.Inconclusive), "%s: %v", pod.InconclusiveMark, err)
 			Expect(outcome).To(And(HaveField("Kind", kbs.Refused), HaveField("Type", "PolicyDeny")), "%v", err)
+			counted.Grew(ctx, map[string]int{suite.PolicyViolations: 1})
 		}
 
 		It("is released to the pod", proof.Of("RELEASE-RIGHT-001"), func(ctx SpecContext) {

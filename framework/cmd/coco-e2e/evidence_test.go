@@ -63,7 +63,7 @@ func TestEvidenceVerify(t *testing.T) {
 	other := write("other.pem", otherKey)
 	otherInitData := write("initdata.toml", "version = \"0.1.0\"\nalgorithm = \"sha256\"\n[data]\n")
 	sample := write("sample.json", `{"svn":"1","report_data":"AAAA"}`)
-	attest := write("attest.json", `{"init-data":null,"runtime-data":{"nonce":"AA==","tee-pubkey":{}},
+	attest := write("attest.json", `{"init-data":null,"runtime-data":{"nonce":"AA==","tee-pubkey":{"kty":"EC","crv":"P-256","alg":"ECDH-ES+A256KW","x":"eA","y":"eQ"}},
 		"tee-evidence":{"primary_evidence":`+string(raw)+`,"additional_evidence":""}}`)
 	for name, c := range map[string]struct {
 		args  string

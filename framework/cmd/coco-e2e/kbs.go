@@ -280,7 +280,7 @@ func addPolicyCommands(admin adminCommand) {
 	resource.Flags().StringVar(&resourceFile, "policy-file", "", "Rego file")
 	for name, help := range map[string]string{
 		"allow-all": "everybody gets everything", "deny-all": "nobody gets anything",
-		"affirming": "affirming appraisals get everything", "default": "all evidence but sample gets everything",
+		"affirming": "affirming appraisals get everything", "default": "what a new Trustee has: all evidence but sample gets everything (kbs-client --default sends deny-all)",
 	} {
 		ready[name] = resource.Flags().Bool(name, false, help)
 	}

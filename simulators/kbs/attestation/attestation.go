@@ -141,6 +141,8 @@ type Appraisal struct {
 	Claims map[string]any
 	Vector map[string]int
 	Status string
+	// Extensions are what the policy has the token say beside that.
+	Extensions []policy.Extension
 	// Why says which rules of the policy did not affirm, for people; empty when all did.
 	Why string
 	// Consulted are the reference values that the policy asked for.

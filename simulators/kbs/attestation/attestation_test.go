@@ -1,6 +1,7 @@
 package attestation
 
 import (
+	"encoding/json"
 	"strings"
 	"testing"
 
@@ -133,14 +134,55 @@ policy_data := {"containers": [
 	if claims["policy.rego"] != nil || claims["cdh.toml"] != "not = [toml" {
 		t.Errorf("claims: %v", claims)
 	}
-	got := identifiersOf(claims)
-	images, _ := got["container_images"].([]any)
-	users, _ := got["container_uids"].([]any)
-	if len(images) != 1 || images[0] != "nginx@sha256:00" || len(users) != 2 || users[1] != 65535.0 {
-		t.Errorf("identifiers: %v", got)
+	for name, c := range map[string]struct {
+		claims any
+		policy string
+		want   string // the extension, as JSON
+	}{
+		"measured":                  {claims, "", `{"validated":{"container_images":["nginx@sha256:00"],"container_uids":[0,65535]}}`},
+		"not the end of the policy": {initDataClaims(map[string]string{"policy.rego": policy + "\n# and more"}), "", `{"validated":{}}`},
+		"no init-data":              {nil, "", `{"validated":{}}`},
+		"a policy without the rule": {claims, "package policy\ntrust_claims := {\"hardware\": 2}\n", `null`},
+		"a policy with its own": {
+			claims, `package policy
+trust_claims := {"hardware": 2}
+extensions := [{"name": "ear.trustee.identifiers", "key": 1, "value": input.tee}, {"name": "ear.status", "key": 2, "value": "affirming, says who"}]
+`, `"sample"`,
+		},
+	} {
+		service, err := New(Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if c.policy != "" {
+			if err := service.SetPolicy(DefaultPolicyID, c.policy); err != nil {
+				t.Fatal(err)
+			}
+		}
+		appraisal := &Appraisal{Claims: map[string]any{"tee": "sample", "init_data_claims": c.claims}}
+		if err := service.appraise(t.Context(), appraisal); err != nil {
+			t.Fatal(name, err)
+		}
+		module := service.ear(appraisal)["submods"].(map[string]any)["cpu0"].(map[string]any)
+		if got, err := json.Marshal(module["ear.trustee.identifiers"]); err != nil || string(got) != c.want {
+			t.Errorf("%s: %s, %v, want %s", name, got, err, c.want)
+		}
+		if module["ear.status"] != appraisal.Status {
+			t.Errorf("%s: status %v", name, module["ear.status"])
+		}
 	}
-	if got := identifiersOf(initDataClaims(map[string]string{"policy.rego": policy + "\n# and more"})); got != nil {
-		t.Errorf("policy data that does not end the policy: %v", got)
+	for _, wrong := range []string{`"x"`, `[{"name": "x", "value": 1}]`, `[{"name": 1, "key": 1, "value": 1}]`, `[{"name": "x", "key": 1}]`, `[1]`} {
+		service, err := New(Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := service.SetPolicy(DefaultPolicyID, "package policy\ntrust_claims := {\"hardware\": 2}\nextensions := "+wrong); err != nil {
+			t.Fatal(err)
+		}
+		err = service.appraise(t.Context(), &Appraisal{Claims: map[string]any{}})
+		if err == nil || !strings.Contains(err.Error(), "Illegal extensions rule in policy.") {
+			t.Errorf("extensions %s: %v", wrong, err)
+		}
 	}
 }
 

@@ -147,10 +147,14 @@ func TestDefaultPolicyOfHardware(t *testing.T) {
 			claims[name] = was
 		}
 		if h.kind == evidence.KindTDX {
-			event := func(kind, digest string) map[string]any {
-				return map[string]any{"type_name": kind, "digests": list(map[string]any{"alg": "SHA-384", "digest": digest})}
+			event := func(kind, digest, name string, detail any) map[string]any {
+				return map[string]any{
+					"type_name": kind, "digests": list(map[string]any{"alg": "SHA-384", "digest": digest}),
+					"details": map[string]any{name: detail},
+				}
 			}
-			kernel, parameters := event("EV_EFI_BOOT_SERVICES_APPLICATION", "aa"), event("EV_EVENT_TAG", "bb")
+			kernel := event("EV_EFI_BOOT_SERVICES_APPLICATION", "aa", "device_paths", list("VenMedia(1428f772)", "File(kernel)"))
+			parameters := event("EV_EVENT_TAG", "bb", "string", "LOADED_IMAGE::LoadOptions")
 			booted := maps.Clone(h.references)
 			booted["tdvfkernel"], booted["tdvfkernelparams"] = "aa", "bb"
 			claims["uefi_event_logs"] = list(kernel, parameters)
@@ -159,6 +163,10 @@ func TestDefaultPolicyOfHardware(t *testing.T) {
 			check("without the kernel's parameters", booted, [3]int{4, 2, 2})
 			claims["uefi_event_logs"] = list(parameters)
 			check("without the kernel", booted, [3]int{4, 2, 2})
+			claims["uefi_event_logs"] = list(event("EV_EFI_BOOT_SERVICES_APPLICATION", "aa", "device_paths", list("File(shimx64.efi)")), parameters)
+			check("another program's digest", booted, [3]int{4, 2, 2})
+			claims["uefi_event_logs"] = list(kernel, event("EV_EVENT_TAG", "bb", "string", "Linux initrd"))
+			check("another tag's digest", booted, [3]int{4, 2, 2})
 		}
 	}
 }

@@ -20,10 +20,11 @@ func (s *Service) appraise(ctx context.Context, appraisal *Appraisal) error {
 	s.mu.RLock()
 	appraiser := s.policies[DefaultPolicyID]
 	s.mu.RUnlock()
-	claims, consulted, err := appraiser.TrustClaims(ctx, appraisal.Claims, func(name string) any {
+	reference := func(name string) any {
 		value, _ := s.ReferenceValue(name)
 		return value
-	})
+	}
+	claims, consulted, err := appraiser.TrustClaims(ctx, appraisal.Claims, reference)
 	appraisal.Consulted = consulted
 	if err != nil {
 		return fmt.Errorf("attestation policy %s: %w", DefaultPolicyID, err)
@@ -32,12 +33,12 @@ func (s *Service) appraise(ctx context.Context, appraisal *Appraisal) error {
 		return fmt.Errorf("attestation policy %s: %w", DefaultPolicyID, err)
 	}
 	appraisal.Status = status(appraisal.Vector)
+	if appraisal.Extensions, err = appraiser.Extensions(ctx, appraisal.Claims, reference); err != nil {
+		return fmt.Errorf("attestation policy %s: %w", DefaultPolicyID, err)
+	}
 	for _, name := range slices.Sorted(maps.Keys(appraisal.Vector)) {
 		if appraisal.Vector[name] > maxAffirming {
-			appraisal.Why += fmt.Sprintf("trust claim %s is %d, which does not affirm\n%s", name, appraisal.Vector[name], appraiser.Why(ctx, strings.ReplaceAll(name, "-", "_"), appraisal.Claims, func(name string) any {
-				value, _ := s.ReferenceValue(name)
-				return value
-			}))
+			appraisal.Why += fmt.Sprintf("trust claim %s is %d, which does not affirm\n%s", name, appraisal.Vector[name], appraiser.Why(ctx, strings.ReplaceAll(name, "-", "_"), appraisal.Claims, reference))
 		}
 	}
 	return nil
@@ -99,15 +100,17 @@ func status(vector map[string]int) string {
 // ear gives a token's claims (draft-ietf-rats-ear; Trustee attestation-service/docs/attestation_token.md).
 func (s *Service) ear(appraisal *Appraisal) map[string]any {
 	now := s.options.Now()
-	module := map[string]any{
+	module := map[string]any{}
+	for _, extension := range appraisal.Extensions {
+		module[extension.Name] = extension.Value
+	}
+	// What the service says itself no policy replaces.
+	maps.Copy(module, map[string]any{
 		"ear.status":                      appraisal.Status,
 		"ear.trustworthiness-vector":      appraisal.Vector,
 		"ear.appraisal-policy-id":         "default",
 		"ear.veraison.annotated-evidence": appraisal.Claims,
-	}
-	if identifiers := identifiersOf(appraisal.Claims["init_data_claims"]); identifiers != nil {
-		module["ear.trustee.identifiers"] = map[string]any{"validated": identifiers}
-	}
+	})
 	return map[string]any{
 		"eat_profile":     s.options.Profile,
 		"iss":             s.options.Issuer,
@@ -116,41 +119,4 @@ func (s *Service) ear(appraisal *Appraisal) map[string]any {
 		"ear.verifier-id": map[string]string{"developer": s.options.Developer, "build": s.options.Build},
 		"submods":         map[string]any{"cpu0": module},
 	}
-}
-
-// identifiersOf gives what the measured agent policy says of the containers that may run: images and users.
-func identifiersOf(initDataClaims any) map[string]any {
-	var images, users []any
-	containers, _ := at(initDataClaims, "agent_policy_claims", "containers").([]any)
-	for _, container := range containers {
-		if image, ok := at(container, "OCI", "Annotations", "io.kubernetes.cri.image-name").(string); ok {
-			images = append(images, image)
-		}
-		if user := at(container, "OCI", "Process", "User", "UID"); user != nil {
-			users = append(users, user)
-		}
-	}
-	identifiers := map[string]any{}
-	if len(images) > 0 {
-		identifiers["container_images"] = images
-	}
-	if len(users) > 0 {
-		identifiers["container_uids"] = users
-	}
-	if len(identifiers) == 0 {
-		return nil
-	}
-	return identifiers
-}
-
-// at follows names through JSON objects; nil when one is not there.
-func at(value any, path ...string) any {
-	for _, name := range path {
-		object, ok := value.(map[string]any)
-		if !ok {
-			return nil
-		}
-		value = object[name]
-	}
-	return value
 }

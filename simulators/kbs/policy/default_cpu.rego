@@ -79,17 +79,29 @@ tdx_rtmrs if {
 	input.tdx.quote.body.rtmr_2 in query_reference_value("rtmr_2")
 }
 
-tdx_event(type, reference) if {
-	some event in input.tdx.uefi_event_logs
-	event.type_name == type
+tdx_event(event, reference) if {
 	some digest in event.digests
 	digest.digest == query_reference_value(reference)
 }
 
+tdx_kernel if {
+	some event in input.tdx.uefi_event_logs
+	event.type_name == "EV_EFI_BOOT_SERVICES_APPLICATION"
+	"File(kernel)" in event.details.device_paths
+	tdx_event(event, "tdvfkernel")
+}
+
+tdx_kernel_parameters if {
+	some event in input.tdx.uefi_event_logs
+	event.type_name == "EV_EVENT_TAG"
+	event.details.string == "LOADED_IMAGE::LoadOptions"
+	tdx_event(event, "tdvfkernelparams")
+}
+
 executables := 3 if {
 	tdx_rtmrs
-	tdx_event("EV_EFI_BOOT_SERVICES_APPLICATION", "tdvfkernel")
-	tdx_event("EV_EVENT_TAG", "tdvfkernelparams")
+	tdx_kernel
+	tdx_kernel_parameters
 } else := 4 if tdx_rtmrs
 
 intel_quote(quote) if {
@@ -140,3 +152,20 @@ hardware := 2 if {
 }
 
 configuration := 2 if input["az-tdx-vtpm"].quote.body.xfam in query_reference_value("xfam")
+
+# What goes into the token beside the appraisal: what the measured agent policy says of the containers that may run.
+extensions := [{
+	"name": "ear.trustee.identifiers",
+	"key": -18,
+	"value": {"validated": object.union(unless_empty("container_images", images), unless_empty("container_uids", users))},
+}]
+
+containers := object.get(input, ["init_data_claims", "agent_policy_claims", "containers"], [])
+
+images := [image | image := containers[_].OCI.Annotations["io.kubernetes.cri.image-name"]]
+
+users := [user | user := containers[_].OCI.Process.User.UID]
+
+unless_empty(name, list) := {name: list} if count(list) > 0
+
+unless_empty(_, []) := {}

@@ -6,6 +6,7 @@ package policy
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -179,6 +180,39 @@ func (p *Attestation) TrustClaims(ctx context.Context, claims any, reference fun
 		return nil, consulted, ErrEmptyResult
 	}
 	return set, consulted, nil
+}
+
+// Extension is something that an attestation policy has a token say of a TEE, beside the appraisal.
+type Extension struct {
+	Name  string
+	Value any
+}
+
+// Extensions asks data.policy.extensions, a list of objects with name, key (a number, of no use in JSON) and value. A
+// policy without that rule has none.
+func (p *Attestation) Extensions(ctx context.Context, claims any, reference func(name string) any) ([]Extension, error) {
+	var consulted []Consultation
+	value, ok, err := evaluate(ctx, "data.policy.extensions", rego.Compiler(p.compiler), rego.Input(claims), references(reference, &consulted))
+	if err != nil {
+		return nil, fmt.Errorf("evaluate data.policy.extensions: %w", err)
+	}
+	if !ok {
+		return nil, nil
+	}
+	list, ok := value.([]any)
+	extensions := make([]Extension, 0, len(list))
+	for _, item := range list {
+		fields, _ := item.(map[string]any)
+		name, named := fields["name"].(string)
+		_, numbered := fields["key"].(json.Number)
+		content, valued := fields["value"]
+		ok = ok && named && numbered && valued
+		extensions = append(extensions, Extension{name, content})
+	}
+	if !ok {
+		return nil, errors.New("Illegal extensions rule in policy.") //nolint:staticcheck // Trustee's text
+	}
+	return extensions, nil
 }
 
 // Why tells how far the rules of a trust claim came, for people.
