@@ -73,7 +73,11 @@ func FuzzCopyFileInput(f *testing.F) {
 		if err != nil {
 			return
 		}
-		var in copyFile
+		var in struct {
+			Path          string
+			Offset        int64
+			SymlinkTarget *string `json:"symlink_target"`
+		}
 		if err := json.Unmarshal(got, &in); err != nil || in.Path != path || in.Offset != offset || (in.SymlinkTarget != nil) != link {
 			t.Errorf("%s (%v)", got, err)
 		}

@@ -7,9 +7,11 @@ package policy
 
 import (
 	"bytes"
-	"encoding/json"
 	"fmt"
+	"maps"
+	"slices"
 	"strconv"
+	"strings"
 
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
@@ -128,10 +130,63 @@ func writeValue(b *bytes.Buffer, fd protoreflect.FieldDescriptor, v protoreflect
 	}
 }
 
+// writeString writes a string with serde_json's escapes: no others than JSON
+// asks for.
 func writeString(b *bytes.Buffer, s string) {
-	quoted, err := json.Marshal(s)
-	if err != nil {
-		panic(err) // a string always has a JSON form
+	b.WriteByte('"')
+	done := 0
+	for i := range len(s) {
+		c := s[i]
+		if c >= ' ' && c != '"' && c != '\\' {
+			continue
+		}
+		b.WriteString(s[done:i])
+		done = i + 1
+		if j := strings.IndexByte("\"\\\b\f\n\r\t", c); j >= 0 {
+			b.WriteByte('\\')
+			b.WriteByte(`"\bfnrt`[j])
+		} else {
+			fmt.Fprintf(b, `\u%04x`, c)
+		}
 	}
-	b.Write(quoted)
+	b.WriteString(s[done:])
+	b.WriteByte('"')
+}
+
+// jsonText is the text that serde_json makes of a document, its keys in order.
+func jsonText(doc any) []byte {
+	var b bytes.Buffer
+	writeDocument(&b, doc)
+	return b.Bytes()
+}
+
+func writeDocument(b *bytes.Buffer, doc any) {
+	switch v := doc.(type) {
+	case string:
+		writeString(b, v)
+	case []any:
+		b.WriteByte('[')
+		for i, x := range v {
+			if i > 0 {
+				b.WriteByte(',')
+			}
+			writeDocument(b, x)
+		}
+		b.WriteByte(']')
+	case map[string]any:
+		b.WriteByte('{')
+		for i, k := range slices.Sorted(maps.Keys(v)) {
+			if i > 0 {
+				b.WriteByte(',')
+			}
+			writeString(b, k)
+			b.WriteByte(':')
+			writeDocument(b, v[k])
+		}
+		b.WriteByte('}')
+	case nil:
+		b.WriteString("null")
+	default: // booleans and numbers
+		fmt.Fprint(b, v)
+	}
 }
