@@ -240,8 +240,10 @@ func (p *printed) Print(c print.Context, text string) error {
 // come too often, and a policy is too long.
 var unlogged = map[string]bool{"StatsContainerRequest": true, "ReadStreamRequest": true, "SetPolicyRequest": true}
 
+func (e *Engine) logs(endpoint string) bool { return e.log != nil && !unlogged[endpoint] }
+
 func (e *Engine) logLine(endpoint string, request []byte) {
-	if e.log == nil || unlogged[endpoint] {
+	if !e.logs(endpoint) {
 		return
 	}
 	_, _ = fmt.Fprintf(e.log, "{\"kind\":%q,\"request\":%s}\n", endpoint, request)
