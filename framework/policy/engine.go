@@ -95,6 +95,9 @@ func (e *Engine) set(ctx context.Context, name, text string) error {
 	if err != nil {
 		return source{name, text}.refuse(err)
 	}
+	if err := (source{name, text}).checkImports(m.Imports); err != nil {
+		return err
+	}
 	in := standIn(m, source{name, text})
 	c := newCompiler(in.capabilities())
 	c.Compile(map[string]*ast.Module{name: m})

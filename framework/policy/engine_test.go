@@ -72,6 +72,60 @@ func TestRefusedPolicies(t *testing.T) {
 	}
 }
 
+// What an import brings it brings once, also the keywords that rego.v1 brings
+// (regorus src/parser.rs); a policy in Rego v1 may import them all the same.
+func TestImports(t *testing.T) {
+	for _, c := range []struct{ imports, message string }{
+		{"import rego.v1", ""},
+		{"import future.keywords", ""},
+		{"import future.keywords.in\nimport future.keywords.if\nimport future.keywords.every", ""},
+		{"import data.a as x\nimport data.a as y", ""},
+		{
+			"import rego.v1\nimport future.keywords.in",
+			"\n--> agent_policy:3:24\n  |\n3 | import future.keywords.in\n  |                        ^\nerror: this import shadows previous import of `in` defined at:" +
+				"\n--> agent_policy:2:1\n  |\n2 | import rego.v1\n  | ^\n: this import is shadowed.",
+		},
+		{
+			"import future.keywords.in\nimport rego.v1",
+			"\n--> agent_policy:3:1\n  |\n3 | import rego.v1\n  | ^\nerror: this import shadows previous import of `in` defined at:" +
+				"\n--> agent_policy:2:24\n  |\n2 | import future.keywords.in\n  |                        ^\n: this import is shadowed.",
+		},
+		{
+			"import rego.v1\nimport rego.v1",
+			"\n--> agent_policy:3:1\n  |\n3 | import rego.v1\n  | ^\nerror: this import shadows previous import of `contains` defined at:" +
+				"\n--> agent_policy:2:1\n  |\n2 | import rego.v1\n  | ^\n: this import is shadowed.",
+		},
+		{
+			"import future.keywords.in\nimport future.keywords.in",
+			"\n--> agent_policy:3:24\n  |\n3 | import future.keywords.in\n  |                        ^\nerror: this import shadows previous import of `in` defined at:" +
+				"\n--> agent_policy:2:24\n  |\n2 | import future.keywords.in\n  |                        ^\n: this import is shadowed.",
+		},
+		{
+			"import future.keywords\nimport future.keywords.if",
+			"\n--> agent_policy:3:24\n  |\n3 | import future.keywords.if\n  |                        ^\nerror: this import shadows previous import of `if` defined at:" +
+				"\n--> agent_policy:2:15\n  |\n2 | import future.keywords\n  |               ^\n: this import is shadowed.",
+		},
+		{
+			"import data.a\nimport data.a",
+			"\n--> agent_policy:3:1\n  |\n3 | import data.a\n  | ^\nerror: import shadows following import defined earlier:" +
+				"\n--> agent_policy:2:1\n  |\n2 | import data.a\n  | ^\n: this import is shadowed",
+		},
+		{
+			"import data.a as x\nimport data.b as x",
+			"\n--> agent_policy:3:1\n  |\n3 | import data.b as x\n  | ^\nerror: import shadows following import defined earlier:" +
+				"\n--> agent_policy:2:1\n  |\n2 | import data.a as x\n  | ^\n: this import is shadowed",
+		},
+	} {
+		got := ""
+		if err := New().SetPolicy(t.Context(), "package agent_policy\n"+c.imports+"\ndefault ExecProcessRequest := true\n"); err != nil {
+			got = err.Error()
+		}
+		if got != c.message {
+			t.Errorf("%s: got %s\nwant %s", c.imports, got, c.message)
+		}
+	}
+}
+
 // A rule keeps state by operations on pstate (RFC 6902).
 func TestState(t *testing.T) {
 	const rego = `package agent_policy

@@ -103,14 +103,18 @@ func isSandbox(options []string) (bool, error) {
 		if !ok {
 			continue
 		}
-		var v struct {
-			Metadata map[string]string `json:"metadata"`
+		// Into maps, because a struct's names would be taken in any letters.
+		var v map[string]json.RawMessage
+		var metadata map[string]string
+		err := json.Unmarshal([]byte(text), &v)
+		if raw := v["metadata"]; err == nil && raw != nil {
+			err = json.Unmarshal(raw, &metadata)
 		}
-		if err := json.Unmarshal([]byte(text), &v); err != nil {
+		if err != nil {
 			return false, fmt.Errorf("driver option %s…: %w", prefix, err)
 		}
 		for _, key := range []string{"io.kubernetes.cri.container-type", "io.kubernetes.cri-o.ContainerType"} {
-			if v.Metadata[key] == "sandbox" {
+			if metadata[key] == "sandbox" {
 				return true, nil
 			}
 		}
