@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
@@ -14,6 +15,7 @@ import (
 	"strings"
 
 	"github.com/containerd/ttrpc"
+	"github.com/moby/sys/mountinfo"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
@@ -233,6 +235,23 @@ func (a *Agent) removeStorages(dir string) error {
 		return true
 	})
 	return errors.Join(append(errs, os.RemoveAll(dir))...)
+}
+
+// wipe removes all that was kept for an earlier sandbox, and what was copied
+// before there was one. What cannot be removed stays, as in the agent. A mount
+// is taken away first: what is below it may be the guest image's.
+func (a *Agent) wipe() {
+	a.mounts = nil
+	mounts, err := mountinfo.GetMounts(mountinfo.PrefixFilter(stateDir))
+	for _, m := range slices.Backward(mounts) {
+		err = errors.Join(err, unmount(m.Mountpoint))
+	}
+	if err == nil {
+		err = os.RemoveAll(stateDir)
+	}
+	if err != nil {
+		slog.Warn("not all of the sandbox before is removed", "error", err)
+	}
 }
 
 func unmount(path string) error {
