@@ -8,7 +8,6 @@ import (
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
-	"google.golang.org/grpc/codes"
 
 	pb "github.com/coco-e2e/coco-e2e/framework/agentapi/agentpb"
 	"github.com/coco-e2e/coco-e2e/framework/conformance/proof"
@@ -187,7 +186,7 @@ var _ = Describe("A refused request", func() {
 		for _, rpc := range []string{"StartContainer", "ExecProcess", "RemoveContainer"} {
 			Expect(byContainer[rpc](ctx, t.Agent, r.ContainerId, "")).To(noContainer(), rpc)
 		}
-		Expect(byProcess["WaitProcess"](ctx, t.Agent, r.ContainerId, "")).To(haveCode(codes.InvalidArgument))
+		Expect(byProcess["WaitProcess"](ctx, t.Agent, r.ContainerId, "")).To(unknownContainer("WaitProcess", r.ContainerId))
 		t.setPolicy(ctx, allowAll())
 		_, err = t.Agent.CreateContainer(ctx, r)
 		Expect(err).NotTo(HaveOccurred())
