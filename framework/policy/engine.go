@@ -13,7 +13,6 @@ import (
 	"github.com/open-policy-agent/opa/v1/storage/inmem"
 	"github.com/open-policy-agent/opa/v1/topdown"
 	"github.com/open-policy-agent/opa/v1/topdown/print"
-	"github.com/open-policy-agent/opa/v1/util"
 )
 
 // Limits of the real engine (Kata set_policy_length_config): bytes of a
@@ -191,11 +190,7 @@ func (e *Engine) query(ctx context.Context, endpoint string, input []byte, print
 	if e.compiler == nil {
 		return nil, nil
 	}
-	var doc any
-	if err := util.UnmarshalJSON(input, &doc); err != nil {
-		return nil, fmt.Errorf("input: %w", err)
-	}
-	value, err := ast.InterfaceToValue(doc)
+	value, err := document(input)
 	if err != nil {
 		return nil, fmt.Errorf("input: %w", err)
 	}

@@ -117,11 +117,7 @@ func (e *Engine) traced(ctx context.Context, endpoint string, input []byte, prin
 	if e.broken != nil || e.compiler == nil {
 		return e.query(ctx, endpoint, input, prints)
 	}
-	var doc any
-	if err := util.UnmarshalJSON(input, &doc); err != nil {
-		return nil, fmt.Errorf("input: %w", err)
-	}
-	value, err := ast.InterfaceToValue(doc)
+	value, err := document(input)
 	if err != nil {
 		return nil, fmt.Errorf("input: %w", err)
 	}

@@ -11,6 +11,8 @@ import (
 	"testing"
 	"unicode/utf8"
 
+	"github.com/open-policy-agent/opa/v1/ast"
+	"github.com/open-policy-agent/opa/v1/util"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/reflect/protoregistry"
@@ -56,6 +58,9 @@ func FuzzInput(f *testing.F) {
 			if err := decoder.Decode(&doc); err != nil || decoder.More() {
 				t.Fatalf("%T: %v: %s", m, err, text)
 			}
+			if err := sameDocument(text); err != nil {
+				t.Fatalf("%T: %v: %s", m, err, text)
+			}
 			back := kind.New()
 			if err := read(back, doc); err != nil {
 				t.Fatalf("%T: %v: %s", m, err, text)
@@ -65,6 +70,43 @@ func FuzzInput(f *testing.F) {
 			}
 		}
 	})
+}
+
+// sameDocument says whether a policy sees in a text what OPA reads in it.
+func sameDocument(text []byte) error {
+	got, err := document(text)
+	var doc any
+	wantErr := util.UnmarshalJSON(text, &doc)
+	if (err == nil) != (wantErr == nil) {
+		return fmt.Errorf("error %w, OPA's %w", err, wantErr)
+	}
+	if err != nil {
+		return nil
+	}
+	want, err := ast.InterfaceToValue(doc)
+	if err != nil || got.Compare(want) != 0 {
+		return fmt.Errorf("%v, OPA's %v (%w)", got, want, err)
+	}
+	return nil
+}
+
+// FuzzDocument reads any text as OPA does.
+func FuzzDocument(f *testing.F) {
+	for _, text := range documents {
+		f.Add([]byte(text))
+	}
+	f.Fuzz(func(t *testing.T, text []byte) {
+		if err := sameDocument(text); err != nil {
+			t.Errorf("%q: %v", text, err)
+		}
+	})
+}
+
+// documents are JSON and nearly JSON.
+var documents = []string{
+	`{"a":[1,-2,0,18446744073709551615],"b":{"c":null,"d":true,"e":false}}`, `{"a":1,"a":2}`, `{ "a" : [ 1 , 2 ] }`, `{"a":1.5,"b":1e3,"c":-0}`,
+	`"\u00e9\n\"\\\ud83d\ude00\ud800"`, "\"\xff\"", "\"\x01\"", "\"a\x7f\u2028\"", `{}`, `[]`, `[[],{}]`, ``, `{`, `[1,]`, `{"a":1,}`, `{,}`, `[,1]`, `01`, `-`, `--1`, `+1`, `1 2`, `{}{}`,
+	`nul`, `truefalse`, `{"a"}`, `{"a":}`, `{1:2}`, `"`, `"\"`, `"\x"`, strings.Repeat("[", 40) + strings.Repeat("]", 40),
 }
 
 // requestTypes are those of all RPCs.

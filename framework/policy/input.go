@@ -67,8 +67,9 @@ func writeOneof(b *bytes.Buffer, m protoreflect.Message, fd protoreflect.FieldDe
 }
 
 func writeKey(b *bytes.Buffer, name string) {
-	b.WriteString(strconv.Quote(name))
-	b.WriteByte(':')
+	b.WriteByte('"') // names have nothing to escape
+	b.WriteString(name)
+	b.WriteString(`":`)
 }
 
 func writeField(b *bytes.Buffer, m protoreflect.Message, fd protoreflect.FieldDescriptor) {
@@ -120,14 +121,22 @@ func writeValue(b *bytes.Buffer, fd protoreflect.FieldDescriptor, v protoreflect
 			if i > 0 {
 				b.WriteByte(',')
 			}
-			b.WriteString(strconv.Itoa(int(c)))
+			writeInt(b, int64(c))
 		}
 		b.WriteByte(']')
 	case protoreflect.EnumKind:
-		b.WriteString(strconv.Itoa(int(v.Enum())))
-	default: // booleans and integers; the protocol has no floats
-		fmt.Fprint(b, v.Interface())
+		writeInt(b, int64(v.Enum()))
+	case protoreflect.BoolKind:
+		b.Write(strconv.AppendBool(b.AvailableBuffer(), v.Bool()))
+	case protoreflect.Uint32Kind, protoreflect.Uint64Kind, protoreflect.Fixed32Kind, protoreflect.Fixed64Kind:
+		b.Write(strconv.AppendUint(b.AvailableBuffer(), v.Uint(), 10))
+	default: // the protocol has no floats
+		writeInt(b, v.Int())
 	}
+}
+
+func writeInt(b *bytes.Buffer, n int64) {
+	b.Write(strconv.AppendInt(b.AvailableBuffer(), n, 10))
 }
 
 // writeString writes a string with serde_json's escapes: no others than JSON
