@@ -30,7 +30,7 @@ func CopyFileInput(r *pb.CopyFileRequest) ([]byte, error) {
 		kind = "Directory"
 	case typeLink:
 		if !utf8.Valid(r.Data) {
-			return nil, errors.New("parsing CopyFileRequest for policy: invalid symlink content")
+			return nil, errors.New("parsing CopyFileRequest for policy\n\nCaused by:\n    invalid symlink content")
 		}
 		kind, target = "Symlink", string(r.Data)
 	}

@@ -314,3 +314,19 @@ func TestCopyFileInput(t *testing.T) {
 		t.Error("a link whose target is no text was accepted")
 	}
 }
+
+// A string as Rust's Debug prints it (core, char::escape_debug): marks that join
+// the sign before them are escaped as well.
+func TestDebugString(t *testing.T) {
+	for text, want := range map[string]string{
+		"a\"b\\c'd":          `"a\"b\\c'd"`,
+		"\n\r\t\x00\x1b\x7f": `"\n\r\t\0\u{1b}\u{7f}"`,
+		"é世":                 `"é世"`,
+		"e\u0301\u20dd":      `"e\u{301}\u{20dd}"`,
+		"\u200b\ue000":       `"\u{200b}\u{e000}"`,
+	} {
+		if got := DebugString(text); got != want {
+			t.Errorf("got  %s\nwant %s", got, want)
+		}
+	}
+}

@@ -80,7 +80,7 @@ var _ = Describe("CopyFile", func() {
 	It("refuses a link whose target is no text before the policy is asked", proof.Of("AGENT-COPYFILE-003"), func(ctx SpecContext) {
 		t := shared(ctx, except(rules("false", "CopyFileRequest"), "CopyFileRequest"))
 		_, err := t.Agent.CopyFile(ctx, linkRequest(newID(), "\xff\xfe"))
-		Expect(err).To(haveCode(codes.Internal))
+		Expect(err).To(beInternal("parsing CopyFileRequest for policy"))
 		_, err = t.Agent.CopyFile(ctx, linkRequest(newID(), "text"))
 		Expect(err).To(beBlocked("CopyFileRequest"))
 		t.setPolicy(ctx, allowAll())
