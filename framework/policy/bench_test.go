@@ -99,15 +99,57 @@ func generatedEngine(b *testing.B) (*Engine, *pb.ExecProcessRequest) {
 	}
 	createContainer(b, e, "the-container")
 	return e, &pb.ExecProcessRequest{ContainerId: "the-container", ExecId: "6f1e", Process: &pb.Process{
-		Args: []string{"echo", "c2"}, Cwd: "/", Env: []string{"VARIABLE_OF_CONTAINER_2_7=the value that it has, which is a little longer", "SERVICE_2_3_PORT_HTTP=tcp://10.0.0.1:80"},
-		User: &pb.User{}, Capabilities: &pb.LinuxCapabilities{Bounding: []string{"CAP_KILL", "CAP_CHOWN"}},
+		Args: []string{"echo", "c2"}, Cwd: "/", Env: environment30(), User: &pb.User{},
 	}}
+}
+
+// environment30 is a container's environment in a namespace of a few services:
+// 30 variables that the kubelet sets for them, and 8 of the pod's own.
+func environment30() (env []string) {
+	for i := range 8 {
+		env = append(env, fmt.Sprintf("VARIABLE_OF_CONTAINER_2_%d=the value that it has, which is a little longer", 9*i))
+	}
+	for i := range 30 {
+		env = append(env, fmt.Sprintf("SERVICE_2_%d_PORT_TCP=tcp://10.0.0.%d:8080", i, i))
+	}
+	return env
+}
+
+// containerRequest is the request for a container with that environment and 12
+// volumes, in the form that a shim sends it in.
+func containerRequest(id string) *pb.CreateContainerRequest {
+	capabilities := []string{"CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FSETID", "CAP_FOWNER", "CAP_MKNOD", "CAP_NET_RAW", "CAP_SETGID", "CAP_SETUID", "CAP_SETFCAP", "CAP_SETPCAP", "CAP_NET_BIND_SERVICE", "CAP_SYS_CHROOT", "CAP_KILL", "CAP_AUDIT_WRITE"}
+	r := &pb.CreateContainerRequest{
+		ContainerId: id, ExecId: id,
+		Storages: []*pb.Storage{{
+			Driver: "image_guest_pull", Source: "docker.io/library/server:1", Fstype: "overlay", MountPoint: "/run/kata-containers/" + id + "/rootfs",
+			DriverOptions: []string{`image_guest_pull={"metadata":{"io.kubernetes.cri.container-type":"container"}}`},
+		}},
+		OCI: &pb.Spec{
+			Version: "1.3.0", Root: &pb.Root{Path: "/run/kata-containers/" + id + "/rootfs"},
+			Process: &pb.Process{
+				Args: []string{"/bin/server", "--name", "c2"}, Env: environment30(), Cwd: "/", User: &pb.User{AdditionalGids: []uint32{0}},
+				Capabilities: &pb.LinuxCapabilities{Bounding: capabilities, Effective: capabilities, Permitted: capabilities},
+			},
+			Annotations: map[string]string{"io.kubernetes.cri.container-name": "c2", "io.kubernetes.cri.container-type": "container", "io.kubernetes.cri.sandbox-name": "pod"},
+			Linux: &pb.Linux{
+				CgroupsPath: "/kubepods/pod/" + id, Namespaces: []*pb.LinuxNamespace{{Type: "ipc"}, {Type: "uts"}, {Type: "mount"}},
+				Resources: &pb.LinuxResources{Memory: &pb.LinuxMemory{}, CPU: &pb.LinuxCPU{Shares: 2, Period: 100000}},
+			},
+		},
+	}
+	for i := range 12 {
+		r.OCI.Mounts = append(r.OCI.Mounts, &pb.Mount{
+			Destination: fmt.Sprint("/mnt/", i), Type: "bind", Options: []string{"rbind", "rprivate", "ro"},
+			Source: fmt.Sprintf("/run/kata-containers/shared/containers/%s-%s-volume%d", strings.Repeat("5f", 32), strings.Repeat("0a", 8), i),
+		})
+	}
+	return r
 }
 
 func createContainer(b *testing.B, e *Engine, id string) {
 	b.Helper()
-	r := &pb.CreateContainerRequest{ContainerId: id, OCI: &pb.Spec{Process: &pb.Process{Args: []string{"/bin/server", "--name", "c2"}}}}
-	decide(b, e, "CreateContainerRequest", Input(r))
+	decide(b, e, "CreateContainerRequest", Input(containerRequest(id)))
 }
 
 func decide(b *testing.B, e *Engine, endpoint string, input []byte) {
@@ -175,6 +217,18 @@ func BenchmarkExec(b *testing.B) {
 			createContainer(b, e, fmt.Sprint("c", i))
 		}
 		loop(b, func() { decide(b, e, "ExecProcessRequest", Input(r)) })
+	})
+}
+
+// BenchmarkCreateContainer is one decision on a container, with the request's
+// serialisation, and one on its end, which undoes what it does to the state.
+func BenchmarkCreateContainer(b *testing.B) {
+	e, _ := generatedEngine(b)
+	r := containerRequest("another")
+	remove := &pb.RemoveContainerRequest{ContainerId: "another"}
+	loop(b, func() {
+		decide(b, e, "CreateContainerRequest", Input(r))
+		decide(b, e, "RemoveContainerRequest", Input(remove))
 	})
 }
 

@@ -93,9 +93,55 @@ func (s source) refuse(err error) error {
 	return s.at(errs[0].Location, errs[0].Message)
 }
 
-// at is an error that shows its place in the policy. A tab counts as four
-// columns there.
+// checkImports refuses an import that shadows another: what rego.v1 brings is
+// no exception there, as it is in OPA (regorus src/parser.rs,
+// set_future_keyword and check_and_add_import).
+func (s source) checkImports(imports []*ast.Import) error {
+	keywords := map[string]*ast.Location{}
+	others := map[string]*ast.Location{}
+	for _, i := range imports {
+		path := i.Path.Value.(ast.Ref)
+		at, brings := i.Location, []string{"contains", "every", "if", "in"}
+		switch {
+		case path.HasPrefix(regoV1Import):
+		case !path.HasPrefix(futureKeywords):
+			name := "import " + path.String()
+			if i.Alias != "" {
+				name = "as " + string(i.Alias)
+			}
+			if before := others[name]; before != nil {
+				return s.at(at, "import shadows following import defined earlier:"+s.message(before, "", "this import is shadowed"))
+			}
+			others[name] = at
+			continue
+		case len(path) == 2:
+			at = path[1].Location
+		default:
+			at, brings = path[2].Location, []string{string(path[2].Value.(ast.String))}
+		}
+		for _, keyword := range brings {
+			if before := keywords[keyword]; before != nil {
+				return s.at(at, "this import shadows previous import of `"+keyword+"` defined at:"+s.message(before, "", "this import is shadowed."))
+			}
+			keywords[keyword] = at
+		}
+	}
+	return nil
+}
+
+// The imports that bring keywords.
+var (
+	regoV1Import   = ast.Ref{ast.VarTerm("rego"), ast.StringTerm("v1")}
+	futureKeywords = ast.Ref{ast.VarTerm("future"), ast.StringTerm("keywords")}
+)
+
+// at is an error that shows its place in the policy.
 func (s source) at(l *ast.Location, text string) error {
+	return errors.New(s.message(l, "error", text))
+}
+
+// message shows a place in the policy. A tab counts as four columns there.
+func (s source) message(l *ast.Location, kind, text string) string {
 	line := ""
 	if lines := strings.Split(s.text, "\n"); l.Row >= 1 && l.Row <= len(lines) {
 		line = strings.TrimSuffix(lines[l.Row-1], "\r")
@@ -109,5 +155,5 @@ func (s source) at(l *ast.Location, text string) error {
 		}
 	}
 	margin := strings.Repeat(" ", len(fmt.Sprint(l.Row))+1)
-	return fmt.Errorf("\n--> %s:%d:%d\n%s|\n%d | %s\n%s| %s^\nerror: %s", s.name, l.Row, column+1, margin, l.Row, line, margin, strings.Repeat(" ", column), text)
+	return fmt.Sprintf("\n--> %s:%d:%d\n%s|\n%d | %s\n%s| %s^\n%s: %s", s.name, l.Row, column+1, margin, l.Row, line, margin, strings.Repeat(" ", column), kind, text)
 }

@@ -1,25 +1,13 @@
 package policy
 
 import (
-	"encoding/json"
+	"bytes"
 	"errors"
+	"fmt"
 	"unicode/utf8"
 
 	pb "github.com/coco-e2e/coco-e2e/framework/agentapi/agentpb"
 )
-
-// copyFile is the input of CopyFileRequest.
-type copyFile struct {
-	Path          string  `json:"path"`
-	FileType      string  `json:"file_type"`
-	SymlinkTarget *string `json:"symlink_target"`
-	FileSize      int64   `json:"file_size"`
-	FileMode      uint32  `json:"file_mode"`
-	DirMode       uint32  `json:"dir_mode"`
-	UID           int32   `json:"uid"`
-	GID           int32   `json:"gid"`
-	Offset        int64   `json:"offset"`
-}
 
 // The types of a file in its mode (inode(7)).
 const (
@@ -34,20 +22,27 @@ const (
 // src/agent/policy, PolicyCopyFileRequest). It fails for a link whose target is
 // not UTF-8, which the agent answers with INTERNAL before it asks the policy.
 func CopyFileInput(r *pb.CopyFileRequest) ([]byte, error) {
-	in := copyFile{
-		Path: r.Path, FileType: "Unknown", FileSize: r.FileSize, FileMode: r.FileMode, DirMode: r.DirMode, UID: r.Uid, GID: r.Gid, Offset: r.Offset,
-	}
+	kind, target := "Unknown", ""
 	switch r.FileMode & typeMask {
 	case typeRegular:
-		in.FileType = "Regular"
+		kind = "Regular"
 	case typeDir:
-		in.FileType = "Directory"
+		kind = "Directory"
 	case typeLink:
 		if !utf8.Valid(r.Data) {
-			return nil, errors.New("parsing CopyFileRequest for policy: invalid symlink content")
+			return nil, errors.New("parsing CopyFileRequest for policy\n\nCaused by:\n    invalid symlink content")
 		}
-		target := string(r.Data)
-		in.FileType, in.SymlinkTarget = "Symlink", &target
+		kind, target = "Symlink", string(r.Data)
 	}
-	return json.Marshal(in)
+	var b bytes.Buffer
+	b.WriteString(`{"path":`)
+	writeString(&b, r.Path)
+	fmt.Fprintf(&b, `,"file_type":"%s","symlink_target":`, kind)
+	if kind == "Symlink" {
+		writeString(&b, target)
+	} else {
+		b.WriteString("null")
+	}
+	fmt.Fprintf(&b, `,"file_size":%d,"file_mode":%d,"dir_mode":%d,"uid":%d,"gid":%d,"offset":%d}`, r.FileSize, r.FileMode, r.DirMode, r.Uid, r.Gid, r.Offset)
+	return b.Bytes(), nil
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"unicode"
 
 	"google.golang.org/grpc/codes"
 )
@@ -67,7 +68,7 @@ func DebugString(s string) string {
 			b.WriteString(`\t`)
 		case r == 0:
 			b.WriteString(`\0`)
-		case !strconv.IsPrint(r):
+		case !strconv.IsPrint(r), unicode.In(r, unicode.Mn, unicode.Me, unicode.Other_Grapheme_Extend): // also what joins the sign before it
 			fmt.Fprintf(&b, `\u{%x}`, r)
 		default:
 			b.WriteRune(r)

@@ -13,7 +13,6 @@ import (
 	"github.com/open-policy-agent/opa/v1/storage/inmem"
 	"github.com/open-policy-agent/opa/v1/topdown"
 	"github.com/open-policy-agent/opa/v1/topdown/print"
-	"github.com/open-policy-agent/opa/v1/util"
 )
 
 // Limits of the real engine (Kata set_policy_length_config): bytes of a
@@ -94,6 +93,9 @@ func (e *Engine) set(ctx context.Context, name, text string) error {
 	m, err := ast.ParseModuleWithOpts(name, text, ast.ParserOptions{RegoVersion: ast.RegoV1, Capabilities: capabilities()})
 	if err != nil {
 		return source{name, text}.refuse(err)
+	}
+	if err := (source{name, text}).checkImports(m.Imports); err != nil {
+		return err
 	}
 	in := standIn(m, source{name, text})
 	c := newCompiler(in.capabilities())
@@ -188,11 +190,7 @@ func (e *Engine) query(ctx context.Context, endpoint string, input []byte, print
 	if e.compiler == nil {
 		return nil, nil
 	}
-	var doc any
-	if err := util.UnmarshalJSON(input, &doc); err != nil {
-		return nil, fmt.Errorf("input: %w", err)
-	}
-	value, err := ast.InterfaceToValue(doc)
+	value, err := document(input)
 	if err != nil {
 		return nil, fmt.Errorf("input: %w", err)
 	}
@@ -240,8 +238,10 @@ func (p *printed) Print(c print.Context, text string) error {
 // come too often, and a policy is too long.
 var unlogged = map[string]bool{"StatsContainerRequest": true, "ReadStreamRequest": true, "SetPolicyRequest": true}
 
+func (e *Engine) logs(endpoint string) bool { return e.log != nil && !unlogged[endpoint] }
+
 func (e *Engine) logLine(endpoint string, request []byte) {
-	if e.log == nil || unlogged[endpoint] {
+	if !e.logs(endpoint) {
 		return
 	}
 	_, _ = fmt.Fprintf(e.log, "{\"kind\":%q,\"request\":%s}\n", endpoint, request)

@@ -117,11 +117,7 @@ func (e *Engine) traced(ctx context.Context, endpoint string, input []byte, prin
 	if e.broken != nil || e.compiler == nil {
 		return e.query(ctx, endpoint, input, prints)
 	}
-	var doc any
-	if err := util.UnmarshalJSON(input, &doc); err != nil {
-		return nil, fmt.Errorf("input: %w", err)
-	}
-	value, err := ast.InterfaceToValue(doc)
+	value, err := document(input)
 	if err != nil {
 		return nil, fmt.Errorf("input: %w", err)
 	}
@@ -159,17 +155,17 @@ func (e *Engine) judge(endpoint string, value ast.Value, err error, prints *prin
 	case ast.Boolean:
 		allowed = bool(v)
 	case ast.Object:
-		text, err := objectText(v)
+		doc, err := objectOf(v)
 		if err != nil {
 			return failed(endpoint, err)
 		}
-		a, err := parseAnswer(text)
+		a, err := parseAnswer(doc)
 		if err != nil {
 			return failed(endpoint, err)
 		}
-		allowed = *a.Allowed
-		if allowed && len(a.Ops) > 0 {
-			if err := e.wouldApply(a.Ops); err != nil {
+		allowed = a.allowed
+		if allowed && len(a.ops) > 0 {
+			if err := e.wouldApply(a.ops); err != nil {
 				return failed(endpoint, err)
 			}
 		}
@@ -191,7 +187,7 @@ func (e *Engine) wouldApply(ops []operation) error {
 	var done []change
 	for i, o := range ops {
 		if err := e.operate(ctx, o, &done); err != nil {
-			return cmp.Or(e.undo(ctx, done), fmt.Errorf("operation '/%d' failed at path '%s': %w", i, *o.Path, err))
+			return cmp.Or(e.undo(ctx, done), fmt.Errorf("operation '/%d' failed at path '%s': %w", i, o.path, err))
 		}
 	}
 	return e.undo(ctx, done)
@@ -338,16 +334,14 @@ func (e *Engine) State(ctx context.Context) ([]byte, error) {
 
 // SetState replaces the policy's state with one that [Engine.State] gave.
 func (e *Engine) SetState(ctx context.Context, state []byte) error {
-	var doc struct {
-		State map[string]any `json:"pstate"`
-	}
+	var doc map[string]map[string]any
 	if err := util.UnmarshalJSON(state, &doc); err != nil {
 		return fmt.Errorf("state: %w", err)
 	}
-	if doc.State == nil {
+	if doc["pstate"] == nil {
 		return errors.New(`state: want {"pstate": {…}}`)
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return storage.WriteOne(ctx, e.db, storage.ReplaceOp, storage.Path{"pstate"}, doc.State)
+	return storage.WriteOne(ctx, e.db, storage.ReplaceOp, storage.Path{"pstate"}, doc["pstate"])
 }

@@ -7,9 +7,11 @@ package policy
 
 import (
 	"bytes"
-	"encoding/json"
 	"fmt"
+	"maps"
+	"slices"
 	"strconv"
+	"strings"
 
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
@@ -65,8 +67,9 @@ func writeOneof(b *bytes.Buffer, m protoreflect.Message, fd protoreflect.FieldDe
 }
 
 func writeKey(b *bytes.Buffer, name string) {
-	b.WriteString(strconv.Quote(name))
-	b.WriteByte(':')
+	b.WriteByte('"') // names have nothing to escape
+	b.WriteString(name)
+	b.WriteString(`":`)
 }
 
 func writeField(b *bytes.Buffer, m protoreflect.Message, fd protoreflect.FieldDescriptor) {
@@ -118,20 +121,81 @@ func writeValue(b *bytes.Buffer, fd protoreflect.FieldDescriptor, v protoreflect
 			if i > 0 {
 				b.WriteByte(',')
 			}
-			b.WriteString(strconv.Itoa(int(c)))
+			writeInt(b, int64(c))
 		}
 		b.WriteByte(']')
 	case protoreflect.EnumKind:
-		b.WriteString(strconv.Itoa(int(v.Enum())))
-	default: // booleans and integers; the protocol has no floats
-		fmt.Fprint(b, v.Interface())
+		writeInt(b, int64(v.Enum()))
+	case protoreflect.BoolKind:
+		b.Write(strconv.AppendBool(b.AvailableBuffer(), v.Bool()))
+	case protoreflect.Uint32Kind, protoreflect.Uint64Kind, protoreflect.Fixed32Kind, protoreflect.Fixed64Kind:
+		b.Write(strconv.AppendUint(b.AvailableBuffer(), v.Uint(), 10))
+	default: // the protocol has no floats
+		writeInt(b, v.Int())
 	}
 }
 
+func writeInt(b *bytes.Buffer, n int64) {
+	b.Write(strconv.AppendInt(b.AvailableBuffer(), n, 10))
+}
+
+// writeString writes a string with serde_json's escapes: no others than JSON
+// asks for.
 func writeString(b *bytes.Buffer, s string) {
-	quoted, err := json.Marshal(s)
-	if err != nil {
-		panic(err) // a string always has a JSON form
+	b.WriteByte('"')
+	done := 0
+	for i := range len(s) {
+		c := s[i]
+		if c >= ' ' && c != '"' && c != '\\' {
+			continue
+		}
+		b.WriteString(s[done:i])
+		done = i + 1
+		if j := strings.IndexByte("\"\\\b\f\n\r\t", c); j >= 0 {
+			b.WriteByte('\\')
+			b.WriteByte(`"\bfnrt`[j])
+		} else {
+			fmt.Fprintf(b, `\u%04x`, c)
+		}
 	}
-	b.Write(quoted)
+	b.WriteString(s[done:])
+	b.WriteByte('"')
+}
+
+// jsonText is the text that serde_json makes of a document, its keys in order.
+func jsonText(doc any) []byte {
+	var b bytes.Buffer
+	writeDocument(&b, doc)
+	return b.Bytes()
+}
+
+func writeDocument(b *bytes.Buffer, doc any) {
+	switch v := doc.(type) {
+	case string:
+		writeString(b, v)
+	case []any:
+		b.WriteByte('[')
+		for i, x := range v {
+			if i > 0 {
+				b.WriteByte(',')
+			}
+			writeDocument(b, x)
+		}
+		b.WriteByte(']')
+	case map[string]any:
+		b.WriteByte('{')
+		for i, k := range slices.Sorted(maps.Keys(v)) {
+			if i > 0 {
+				b.WriteByte(',')
+			}
+			writeString(b, k)
+			b.WriteByte(':')
+			writeDocument(b, v[k])
+		}
+		b.WriteByte('}')
+	case nil:
+		b.WriteString("null")
+	default: // booleans and numbers
+		fmt.Fprint(b, v)
+	}
 }

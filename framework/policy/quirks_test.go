@@ -55,6 +55,31 @@ func TestErrorsAtEvaluation(t *testing.T) {
 		{"undefined", "default OtherRequest := true", undefinedExec},
 		{"no boolean", `ExecProcessRequest := "yes"`, `"ExecProcessRequest: internal error policy check: unexpected eval_query result type`},
 		{"an answer without allowed", `ExecProcessRequest := {"ops": []}`, "\"ExecProcessRequest: internal error missing field `allowed` at line 1 column 10\""},
+		{"an answer in other letters", `ExecProcessRequest := {"Allowed": true}`, "\"ExecProcessRequest: internal error missing field `allowed` at line 1 column 16\""},
+		{"no boolean that allows", `ExecProcessRequest := {"allowed": "true"}`, `"ExecProcessRequest: internal error invalid type: string \"true\", expected a boolean`},
+		{"nothing that allows", `ExecProcessRequest := {"allowed": null}`, `"ExecProcessRequest: internal error invalid type: null, expected a boolean`},
+		{
+			"a number that allows, in other letters as well", `ExecProcessRequest := {"allowed": 1, "ALLOWED": true}`,
+			"\"ExecProcessRequest: internal error invalid type: integer `1`, expected a boolean",
+		},
+		{"operations that are no list", `ExecProcessRequest := {"allowed": true, "ops": {}}`, `"ExecProcessRequest: internal error invalid type: map, expected a sequence`},
+		{"an operation that is none", `ExecProcessRequest := {"allowed": true, "ops": [null]}`, `"ExecProcessRequest: internal error invalid type: null, expected internally tagged enum PatchOperation`},
+		{
+			"an operation in other letters", `ExecProcessRequest := {"allowed": true, "ops": [{"OP": "remove", "path": "/pstate/x"}]}`,
+			"\"ExecProcessRequest: internal error missing field `op`\"",
+		},
+		{
+			"its path in other letters", `ExecProcessRequest := {"allowed": true, "ops": [{"op": "remove", "Path": "/pstate/x"}]}`,
+			"\"ExecProcessRequest: internal error missing field `path`\"",
+		},
+		{
+			"its value in other letters", `ExecProcessRequest := {"allowed": true, "ops": [{"op": "add", "path": "/pstate/x", "VALUE": 1}]}`,
+			"\"ExecProcessRequest: internal error missing field `value`\"",
+		},
+		{
+			"its origin in other letters", `ExecProcessRequest := {"allowed": true, "ops": [{"op": "copy", "From": "/pstate", "path": "/pstate/x"}]}`,
+			"\"ExecProcessRequest: internal error missing field `from`\"",
+		},
 		{
 			"operations that fail", `ExecProcessRequest := {"allowed": true, "ops": [{"op": "remove", "path": "/pstate/x"}]}`,
 			`"ExecProcessRequest: internal error operation '/0' failed at path '/pstate/x': path is invalid"`,
@@ -70,6 +95,31 @@ func TestErrorsAtEvaluation(t *testing.T) {
 				t.Errorf("got %v %v %s\nwant it to begin %s", d.Outcome, d.Code, d.Message, c.message)
 			}
 		})
+	}
+}
+
+// What serde passes over in an answer, and takes: the controls of the refusals
+// above.
+func TestAnswers(t *testing.T) {
+	for _, c := range []struct {
+		answer  string
+		outcome Outcome
+		state   string
+	}{
+		{`{"allowed": true}`, Allowed, `{}`},
+		{`{"allowed": true, "ops": null}`, Allowed, `{}`},
+		{`{"allowed": true, "OPS": [{"op": "add", "path": "/pstate/x", "value": 1}]}`, Allowed, `{}`},
+		{`{"allowed": true, "ops": [{"op": "add", "path": "/pstate/x", "value": 1, "more": 2}]}`, Allowed, `{"x": 1}`},
+		{`{"allowed": true, "ops": [{"op": "add", "path": "/pstate/x", "value": null}]}`, Allowed, `{"x": null}`},
+		{`{"allowed": false, "Allowed": true}`, Denied, `{}`},
+	} {
+		e := engine(t, "ExecProcessRequest := "+c.answer+"\nWaitProcessRequest if data.pstate == "+c.state)
+		if d := e.Eval(t.Context(), "ExecProcessRequest", execRequest("ls")); d.Outcome != c.outcome {
+			t.Errorf("%s: %v %s, want %v", c.answer, d.Outcome, d.Message, c.outcome)
+		}
+		if d := e.Eval(t.Context(), "WaitProcessRequest", []byte("{}")); d.Outcome != Allowed {
+			t.Errorf("%s: the state is not %s", c.answer, c.state)
+		}
 	}
 }
 
@@ -178,21 +228,28 @@ func TestPrintsBearThePolicysName(t *testing.T) {
 	}
 }
 
-// The lines of /tmp/policy.jsonl (Kata src/agent/policy/src/policy.rs).
+// The lines of /tmp/policy.jsonl (Kata src/agent/policy/src/policy.rs), in
+// which serde_json escapes nothing that JSON lets stand.
 func TestPolicyLog(t *testing.T) {
 	var b strings.Builder
 	e, ctx := New(), t.Context()
 	e.LogTo(&b)
-	if err := e.SetPolicy(ctx, "package agent_policy\nCloseStdinRequest := {\"allowed\": true, \"ops\": []}\ndefault ReadStreamRequest := true\n"); err != nil {
+	if err := e.SetPolicy(ctx, "package agent_policy\nCloseStdinRequest := {\"ops\": [], \"<&>\": \"\u2028\", \"allowed\": true}\ndefault ReadStreamRequest := true\n"); err != nil {
 		t.Fatal(err)
 	}
-	e.Eval(ctx, "CloseStdinRequest", Input(&pb.CloseStdinRequest{ContainerId: "c"}))
+	e.Eval(ctx, "CloseStdinRequest", Input(&pb.CloseStdinRequest{ContainerId: "<c>&\u2028", ExecId: "\"\\/\b\f\n\r\t\x00\x1f\x7fé"}))
+	link, err := CopyFileInput(&pb.CopyFileRequest{Path: "/<p>&\u2029", FileMode: 0o120777, Data: []byte("<t>&\u2028")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	e.Eval(ctx, "CopyFileRequest", link)
 	for _, quiet := range []string{"ReadStreamRequest", "StatsContainerRequest", "SetPolicyRequest"} {
 		e.Eval(ctx, quiet, []byte("{}"))
 	}
 	const want = `{"kind":"AllowRequestsFailingPolicy","request":{}}
-{"kind":"CloseStdinRequest","request":{"container_id":"c","exec_id":""}}
-{"kind":"CloseStdinRequest","request":{"allowed":true,"ops":[]}}
+{"kind":"CloseStdinRequest","request":{"container_id":"<c>&` + "\u2028" + `","exec_id":"\"\\/\b\f\n\r\t\u0000\u001f` + "\x7f" + `é"}}
+{"kind":"CloseStdinRequest","request":{"<&>":"` + "\u2028" + `","allowed":true,"ops":[]}}
+{"kind":"CopyFileRequest","request":{"path":"/<p>&` + "\u2029" + `","file_type":"Symlink","symlink_target":"<t>&` + "\u2028" + `","file_size":0,"file_mode":41471,"dir_mode":0,"uid":0,"gid":0,"offset":0}}
 `
 	if b.String() != want {
 		t.Errorf("got\n%swant\n%s", b.String(), want)
@@ -255,5 +312,21 @@ func TestCopyFileInput(t *testing.T) {
 	}
 	if _, err := CopyFileInput(&pb.CopyFileRequest{FileMode: 0o120777, Data: []byte{0xff}}); err == nil {
 		t.Error("a link whose target is no text was accepted")
+	}
+}
+
+// A string as Rust's Debug prints it (core, char::escape_debug): marks that join
+// the sign before them are escaped as well.
+func TestDebugString(t *testing.T) {
+	for text, want := range map[string]string{
+		"a\"b\\c'd":          `"a\"b\\c'd"`,
+		"\n\r\t\x00\x1b\x7f": `"\n\r\t\0\u{1b}\u{7f}"`,
+		"é世":                 `"é世"`,
+		"e\u0301\u20dd":      `"e\u{301}\u{20dd}"`,
+		"\u200b\ue000":       `"\u{200b}\u{e000}"`,
+	} {
+		if got := DebugString(text); got != want {
+			t.Errorf("got  %s\nwant %s", got, want)
+		}
 	}
 }

@@ -121,7 +121,7 @@ func isEnvironment(name string) bool { return strings.EqualFold(name, "env") }
 // in the message that the agent makes of prints.
 func forms(s string) []string {
 	all := map[string]bool{s: true}
-	for _, quoted := range []string{strconv.Quote(s), DebugString(s), marshalled(s)} {
+	for _, quoted := range []string{strconv.Quote(s), DebugString(s), marshalled(s), string(jsonText(s))} {
 		inner := quoted[1 : len(quoted)-1]
 		message := DebugString(inner)
 		all[inner], all[message[1:len(message)-1]] = true, true

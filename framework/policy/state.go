@@ -16,16 +16,14 @@ import (
 // answer is a rule's value that is no boolean: the operations (RFC 6902) change
 // the engine's data, {"pstate": {…}}, when the request is allowed.
 type answer struct {
-	Allowed *bool       `json:"allowed"`
-	Ops     []operation `json:"ops"`
+	allowed bool
+	ops     []operation
 }
 
 // operation is one of a JSON patch.
 type operation struct {
-	Op    string          `json:"op"`
-	Path  *string         `json:"path"`
-	From  *string         `json:"from"`
-	Value json.RawMessage `json:"value"`
+	op, path, from string
+	value          any
 }
 
 // apply reads a rule's value, and changes the state as it says.
@@ -34,16 +32,18 @@ func (e *Engine) apply(ctx context.Context, endpoint string, value ast.Value) (b
 	case ast.Boolean:
 		return bool(v), nil
 	case ast.Object:
-		text, err := objectText(v)
+		doc, err := objectOf(v)
 		if err != nil {
 			return false, err
 		}
-		e.logLine(endpoint, text)
-		a, err := parseAnswer(text)
-		if err != nil || !*a.Allowed || len(a.Ops) == 0 {
-			return err == nil && *a.Allowed, err
+		if e.logs(endpoint) {
+			e.logLine(endpoint, jsonText(doc))
 		}
-		return true, e.patch(ctx, a.Ops)
+		a, err := parseAnswer(doc)
+		if err != nil || !a.allowed || len(a.ops) == 0 {
+			return err == nil && a.allowed, err
+		}
+		return true, e.patch(ctx, a.ops)
 	}
 	return false, unexpectedType(value)
 }
@@ -53,50 +53,116 @@ func unexpectedType(value ast.Value) error {
 	return fmt.Errorf("policy check: unexpected eval_query result type %s: %v", ast.ValueName(value), value)
 }
 
-func objectText(v ast.Object) ([]byte, error) {
+func objectOf(v ast.Object) (map[string]any, error) {
 	doc, err := ast.JSON(v)
 	if err != nil {
 		return nil, err
 	}
-	return json.Marshal(doc)
+	return doc.(map[string]any), nil // what an object's JSON is
 }
 
-func parseAnswer(text []byte) (*answer, error) {
+// parseAnswer takes the names as they are, as serde does: "Allowed" is not
+// "allowed", and a field that is not known is passed over.
+func parseAnswer(doc map[string]any) (answer, error) {
 	var a answer
-	if err := json.Unmarshal(text, &a); err != nil {
-		return nil, err
-	}
-	if a.Allowed == nil {
-		return nil, fmt.Errorf("missing field `allowed` at line 1 column %d", len(text))
-	}
-	for _, o := range a.Ops {
-		if err := o.check(); err != nil {
-			return nil, err
+	allowed, said := doc["allowed"]
+	if said {
+		var ok bool
+		if a.allowed, ok = allowed.(bool); !ok {
+			return answer{}, invalidType(allowed, "a boolean")
 		}
 	}
-	return &a, nil
+	if ops := doc["ops"]; ops != nil {
+		list, ok := ops.([]any)
+		if !ok {
+			return answer{}, invalidType(ops, "a sequence")
+		}
+		for _, o := range list {
+			op, err := parseOperation(o)
+			if err != nil {
+				return answer{}, err
+			}
+			a.ops = append(a.ops, op)
+		}
+	}
+	if !said {
+		return answer{}, fmt.Errorf("missing field `allowed` at line 1 column %d", len(jsonText(doc)))
+	}
+	return a, nil
 }
 
-// check says what an operation lacks.
-func (o *operation) check() error {
-	needs := map[string]bool{"path": o.Path == nil}
-	switch o.Op {
-	case "add", "replace", "test":
-		needs["value"] = o.Value == nil
-	case "move", "copy":
-		needs["from"] = o.From == nil
-	case "remove":
-	case "":
-		return errors.New("missing field `op`")
-	default:
-		return fmt.Errorf("unknown variant `%s`, expected one of `add`, `remove`, `replace`, `move`, `copy`, `test`", o.Op)
+func parseOperation(v any) (operation, error) {
+	fields, ok := v.(map[string]any)
+	if !ok {
+		return operation{}, invalidType(v, "internally tagged enum PatchOperation")
 	}
-	for _, field := range []string{"from", "path", "value"} {
-		if needs[field] {
-			return fmt.Errorf("missing field `%s`", field)
+	var o operation
+	if err := textField(fields, "op", &o.op); err != nil {
+		return operation{}, err
+	}
+	var needs []string
+	switch o.op {
+	case "add", "replace", "test":
+		needs = []string{"path", "value"}
+	case "move", "copy":
+		needs = []string{"from", "path"}
+	case "remove":
+		needs = []string{"path"}
+	default:
+		return operation{}, fmt.Errorf("unknown variant `%s`, expected one of `add`, `remove`, `replace`, `move`, `copy`, `test`", o.op)
+	}
+	for _, name := range needs {
+		var err error
+		switch name {
+		case "from":
+			err = textField(fields, name, &o.from)
+		case "path":
+			err = textField(fields, name, &o.path)
+		default:
+			if o.value, ok = fields[name]; !ok {
+				err = missing(name)
+			}
 		}
+		if err != nil {
+			return operation{}, err
+		}
+	}
+	return o, nil
+}
+
+func textField(fields map[string]any, name string, into *string) error {
+	v, ok := fields[name]
+	if !ok {
+		return missing(name)
+	}
+	if *into, ok = v.(string); !ok {
+		return invalidType(v, "a string")
 	}
 	return nil
+}
+
+func missing(name string) error { return fmt.Errorf("missing field `%s`", name) }
+
+// invalidType is what serde says of a value of another type than wanted; where
+// it stands is left out.
+func invalidType(v any, want string) error {
+	kind := "null"
+	switch v := v.(type) {
+	case bool:
+		kind = fmt.Sprintf("boolean `%t`", v)
+	case json.Number:
+		kind = fmt.Sprintf("integer `%s`", v)
+		if strings.ContainsAny(string(v), ".eE") {
+			kind = fmt.Sprintf("floating point `%s`", v)
+		}
+	case string:
+		kind = "string " + DebugString(v)
+	case []any:
+		kind = "sequence"
+	case map[string]any:
+		kind = "map"
+	}
+	return fmt.Errorf("invalid type: %s, expected %s", kind, want)
 }
 
 // patch applies all operations or none.
@@ -104,7 +170,7 @@ func (e *Engine) patch(ctx context.Context, ops []operation) error {
 	var done []change
 	for i, o := range ops {
 		if err := e.operate(ctx, o, &done); err != nil {
-			return errors.Join(fmt.Errorf("operation '/%d' failed at path '%s': %w", i, *o.Path, err), e.undo(ctx, done))
+			return errors.Join(fmt.Errorf("operation '/%d' failed at path '%s': %w", i, o.path, err), e.undo(ctx, done))
 		}
 	}
 	return nil
@@ -153,26 +219,22 @@ var (
 )
 
 func (e *Engine) operate(ctx context.Context, o operation, done *[]change) error {
-	path, err := pointer(*o.Path)
+	path, err := pointer(o.path)
 	if err != nil {
 		return err
 	}
-	switch o.Op {
+	switch o.op {
 	case "remove":
 		return e.write(ctx, storage.RemoveOp, path, nil, done)
 	case "test":
-		return e.test(ctx, path, o.Value)
+		return e.test(ctx, path, o.value)
 	case "move", "copy":
 		return e.transfer(ctx, o, path, done)
 	}
-	var value any
-	if err := util.UnmarshalJSON(o.Value, &value); err != nil {
-		return err
+	if o.op == "replace" {
+		return e.write(ctx, storage.ReplaceOp, path, o.value, done)
 	}
-	if o.Op == "replace" {
-		return e.write(ctx, storage.ReplaceOp, path, value, done)
-	}
-	return e.write(ctx, storage.AddOp, path, value, done)
+	return e.write(ctx, storage.AddOp, path, o.value, done)
 }
 
 func (e *Engine) write(ctx context.Context, op storage.PatchOp, path storage.Path, value any, done *[]change) error {
@@ -184,23 +246,19 @@ func (e *Engine) write(ctx context.Context, op storage.PatchOp, path storage.Pat
 	return nil
 }
 
-func (e *Engine) test(ctx context.Context, path storage.Path, want json.RawMessage) error {
+func (e *Engine) test(ctx context.Context, path storage.Path, want any) error {
 	got, err := storage.ReadOne(ctx, e.db, path)
 	if err != nil {
 		return errPath
 	}
-	var value any
-	if err := util.UnmarshalJSON(want, &value); err != nil {
-		return err
-	}
-	if util.Compare(got, value) != 0 {
+	if util.Compare(got, want) != 0 {
 		return errTest
 	}
 	return nil
 }
 
 func (e *Engine) transfer(ctx context.Context, o operation, to storage.Path, done *[]change) error {
-	from, err := pointer(*o.From)
+	from, err := pointer(o.from)
 	if err != nil {
 		return errFrom
 	}
@@ -211,7 +269,7 @@ func (e *Engine) transfer(ctx context.Context, o operation, to storage.Path, don
 	if err := util.RoundTrip(&value); err != nil { // no two places share a value
 		return err
 	}
-	if o.Op == "move" {
+	if o.op == "move" {
 		if len(to) > len(from) && to.HasPrefix(from) {
 			return errMove
 		}

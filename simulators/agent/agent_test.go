@@ -103,6 +103,7 @@ func TestIsSandbox(t *testing.T) {
 		`image_guest_pull={"metadata":{"io.kubernetes.cri.container-type":"sandbox"}}`:   true,
 		`image_guest_pull={"metadata":{"io.kubernetes.cri.container-type":"container"}}`: false,
 		`image_guest_pull={"metadata":{"io.kubernetes.cri-o.ContainerType":"sandbox"}}`:  true,
+		`image_guest_pull={"Metadata":{"io.kubernetes.cri.container-type":"sandbox"}}`:   false,
 		`something=else`: false,
 	} {
 		if got, err := isSandbox([]string{option}); err != nil || got != want {

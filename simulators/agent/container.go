@@ -62,7 +62,7 @@ func (a *Agent) createContainer(ctx context.Context, r *pb.CreateContainerReques
 		return fmt.Errorf("invalid container ID: %q", r.ContainerId)
 	}
 	if r.OCI == nil {
-		return errors.New("EINVAL: Invalid argument: no OCI in the request")
+		return errors.New(errnoText(unix.EINVAL)) // no OCI
 	}
 	if a.find(r.ContainerId) != nil {
 		return fmt.Errorf("container %s exists", r.ContainerId)

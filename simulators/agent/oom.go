@@ -9,7 +9,6 @@ import (
 
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 
 	pb "github.com/coco-e2e/coco-e2e/framework/agentapi/agentpb"
 )
@@ -27,7 +26,7 @@ func (a *Agent) GetOOMEvent(ctx context.Context, r *pb.GetOOMEventRequest) (*pb.
 		case <-a.done:
 		case <-ctx.Done():
 		}
-		return nil, status.Error(codes.Internal, "")
+		return nil, said(codes.Internal, "")
 	})
 }
 

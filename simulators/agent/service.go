@@ -64,6 +64,7 @@ func done(err error) (*empty, error) {
 // CreateSandbox implements grpc.AgentService.
 func (a *Agent) CreateSandbox(ctx context.Context, r *pb.CreateSandboxRequest) (*empty, error) {
 	return gate(ctx, a, "CreateSandbox", r, locked(a, func(ctx context.Context, r *pb.CreateSandboxRequest) error {
+		a.wipe()
 		if err := os.MkdirAll(sharedDir, 0o755); err != nil {
 			return err
 		}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
@@ -14,6 +15,7 @@ import (
 	"strings"
 
 	"github.com/containerd/ttrpc"
+	"github.com/moby/sys/mountinfo"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
@@ -103,14 +105,18 @@ func isSandbox(options []string) (bool, error) {
 		if !ok {
 			continue
 		}
-		var v struct {
-			Metadata map[string]string `json:"metadata"`
+		// Into maps, because a struct's names would be taken in any letters.
+		var v map[string]json.RawMessage
+		var metadata map[string]string
+		err := json.Unmarshal([]byte(text), &v)
+		if raw := v["metadata"]; err == nil && raw != nil {
+			err = json.Unmarshal(raw, &metadata)
 		}
-		if err := json.Unmarshal([]byte(text), &v); err != nil {
+		if err != nil {
 			return false, fmt.Errorf("driver option %s…: %w", prefix, err)
 		}
 		for _, key := range []string{"io.kubernetes.cri.container-type", "io.kubernetes.cri-o.ContainerType"} {
-			if v.Metadata[key] == "sandbox" {
+			if metadata[key] == "sandbox" {
 				return true, nil
 			}
 		}
@@ -229,6 +235,23 @@ func (a *Agent) removeStorages(dir string) error {
 		return true
 	})
 	return errors.Join(append(errs, os.RemoveAll(dir))...)
+}
+
+// wipe removes all that was kept for an earlier sandbox, and what was copied
+// before there was one. What cannot be removed stays, as in the agent. A mount
+// is taken away first: what is below it may be the guest image's.
+func (a *Agent) wipe() {
+	a.mounts = nil
+	mounts, err := mountinfo.GetMounts(mountinfo.PrefixFilter(stateDir))
+	for _, m := range slices.Backward(mounts) {
+		err = errors.Join(err, unmount(m.Mountpoint))
+	}
+	if err == nil {
+		err = os.RemoveAll(stateDir)
+	}
+	if err != nil {
+		slog.Warn("not all of the sandbox before is removed", "error", err)
+	}
 }
 
 func unmount(path string) error {

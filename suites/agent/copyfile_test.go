@@ -62,6 +62,7 @@ var _ = Describe("CopyFile", func() {
 
 	It("asks for each piece of a file, which is there when it is whole", proof.Of("AGENT-COPYFILE-002"), func(ctx SpecContext) {
 		t := shared(ctx, except(rules("false", "CopyFileRequest")+"CopyFileRequest if input.offset == 0\n", "CopyFileRequest"))
+		t.createSandbox(ctx) // which removes what was copied before it
 		name := newID()
 		first, second := chunks(name, "first second")
 		_, err := t.Agent.CopyFile(ctx, first)
@@ -79,13 +80,34 @@ var _ = Describe("CopyFile", func() {
 	It("refuses a link whose target is no text before the policy is asked", proof.Of("AGENT-COPYFILE-003"), func(ctx SpecContext) {
 		t := shared(ctx, except(rules("false", "CopyFileRequest"), "CopyFileRequest"))
 		_, err := t.Agent.CopyFile(ctx, linkRequest(newID(), "\xff\xfe"))
-		Expect(err).To(haveCode(codes.Internal))
+		Expect(err).To(beInternal("parsing CopyFileRequest for policy"))
 		_, err = t.Agent.CopyFile(ctx, linkRequest(newID(), "text"))
 		Expect(err).To(beBlocked("CopyFileRequest"))
 		t.setPolicy(ctx, allowAll())
 		_, err = t.Agent.CopyFile(ctx, linkRequest(newID(), "text"))
 		Expect(err).NotTo(HaveOccurred())
 	}, SpecTimeout(specTimeout))
+
+	DescribeTable("keeps nothing over a new sandbox:", func(ctx SpecContext, recreate bool, shown OmegaMatcher) {
+		needsLone("CreateSandbox wipes the sandbox that there is")
+		t := fresh(ctx, allowAll())
+		t.createSandbox(ctx)
+		name := newID()
+		_, err := t.Agent.CopyFile(ctx, fileRequest(name, "text"))
+		Expect(err).NotTo(HaveOccurred())
+		Expect(t.shows(ctx, name)).To(Equal("text"))
+		if recreate {
+			// With the sandbox's container and its shared memory still there.
+			t.sandbox = ""
+			t.createSandbox(ctx)
+		}
+		Expect(t.shows(ctx, name)).To(shown)
+		id := t.idle(ctx)
+		Expect(t.output(ctx, id, "stat -f -c %T /dev/shm")).To(Equal("tmpfs\n"))
+	},
+		entry("a file is gone after CreateSandbox", proof.Of("AGENT-SANDBOX-003"), true, ContainSubstring("No such file")),
+		entry("a file is there without", proof.Of("AGENT-SANDBOX-003"), false, Equal("text")),
+	)
 
 	DescribeTable("writes nowhere else, whatever the policy says", proof.Of("AGENT-COPYFILE-004"), func(ctx SpecContext, path string) {
 		t := shared(ctx, allowAll())

@@ -7,20 +7,42 @@ import (
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 
 	pb "github.com/coco-e2e/coco-e2e/framework/agentapi/agentpb"
 	"github.com/coco-e2e/coco-e2e/framework/conformance/proof"
 )
 
-// beRefused matches an answer of the agent's that is clearly a refusal: not the
-// policy's, nor a connection's end, nor silence.
-func beRefused() OmegaMatcher {
-	return WithTransform(status.Code, BeElementOf(codes.Internal, codes.NotFound, codes.InvalidArgument, codes.FailedPrecondition, codes.AlreadyExists))
-}
+// failInternally matches an error that is neither the policy's nor a lookup's:
+// the agent has no other code for it, and its words are those of what it is
+// made with.
+func failInternally() OmegaMatcher { return haveCode(codes.Internal) }
 
 // noContainer is the agent's answer to the id of a container that there is not.
-func noContainer() OmegaMatcher { return say(codes.Internal, "Invalid container id") }
+func noContainer() OmegaMatcher { return beInternal("Invalid container id") }
+
+// unknownContainer is how each RPC that names a container says that there is
+// none, and unknownProcess how each that names a process says that there is no
+// such process of a container (Kata src/agent/src/rpc.rs).
+func unknownContainer(rpc, id string) OmegaMatcher {
+	switch rpc {
+	case "StartContainer", "RemoveContainer", "ExecProcess":
+		return noContainer()
+	case "UpdateContainer", "StatsContainer", "PauseContainer", "ResumeContainer":
+		return beStatus(codes.InvalidArgument, `"invalid container id"`)
+	case "GetDiagnosticData":
+		return beInternal("Invalid container id: " + id)
+	case "WriteStdin":
+		return noContainer()
+	}
+	return beStatus(codes.InvalidArgument, "InvalidContainerId")
+}
+
+func unknownProcess(rpc string) OmegaMatcher {
+	if rpc == "WriteStdin" {
+		return beInternal("Process not found: invalid exec id")
+	}
+	return beStatus(codes.NotFound, "InvalidExecId")
+}
 
 // witness is a process whose container nobody has touched as long as it answers.
 type witness struct {
@@ -123,21 +145,16 @@ var _ = Describe("Out of order", func() {
 		w := t.witness(ctx)
 		for rpc, call := range byContainer {
 			for _, id := range []string{newID(), "", "../" + w.container} {
-				Expect(call(ctx, t.Agent, id, "")).To(beRefused(), "%s of container %q", rpc, id)
+				Expect(call(ctx, t.Agent, id, "")).To(unknownContainer(rpc, id), "%s of container %q", rpc, id)
 			}
 		}
 		for rpc, call := range byProcess {
-			Expect(call(ctx, t.Agent, newID(), "x")).To(beRefused(), "%s in an unknown container", rpc)
-			Expect(call(ctx, t.Agent, w.container, "no-such-exec")).To(beRefused(), "%s of an unknown process", rpc)
-		}
-		for _, rpc := range []string{"SignalProcess", "WaitProcess"} {
-			Expect(byProcess[rpc](ctx, t.Agent, w.container, "no-such-exec")).To(haveCode(codes.NotFound), rpc)
+			Expect(call(ctx, t.Agent, newID(), "x")).To(unknownContainer(rpc, ""), "%s in an unknown container", rpc)
+			Expect(call(ctx, t.Agent, w.container, "no-such-exec")).To(unknownProcess(rpc), "%s of an unknown process", rpc)
 		}
 		// SIGKILL is for a whole container, which nobody has to be found in.
-		Expect(byProcess["SignalProcess"](ctx, t.Agent, newID(), "")).To(noContainer())
-		for _, rpc := range []string{"StartContainer", "RemoveContainer", "ExecProcess"} {
-			Expect(byContainer[rpc](ctx, t.Agent, newID(), "")).To(noContainer(), rpc)
-		}
+		id := newID()
+		Expect(byProcess["SignalProcess"](ctx, t.Agent, id, "")).To(beInternal("Invalid container id " + id))
 		w.testify(ctx)
 	}, SpecTimeout(specTimeout))
 
@@ -145,12 +162,15 @@ var _ = Describe("Out of order", func() {
 		t := fresh(ctx, allowAll())
 		w := t.witness(ctx)
 		id := newID()
-		for _, rpc := range []string{"StartContainer", "ExecProcess", "RemoveContainer"} {
-			Expect(byContainer[rpc](ctx, t.Agent, id, "")).To(noContainer(), "%s before the creation", rpc)
+		for rpc, call := range byContainer {
+			Expect(call(ctx, t.Agent, id, "")).To(unknownContainer(rpc, id), "%s before the creation", rpc)
+		}
+		for rpc, call := range byProcess {
+			Expect(call(ctx, t.Agent, id, id)).To(unknownContainer(rpc, id), "%s before the creation", rpc)
 		}
 		t.createAs(ctx, containerRequest(id, t.image, "/bin/sleep", "1000000"))
 		t.start(ctx, id)
-		Expect(byContainer["StartContainer"](ctx, t.Agent, id, "")).To(beRefused(), "started already")
+		Expect(byContainer["StartContainer"](ctx, t.Agent, id, "")).To(failInternally(), "started already")
 		Expect(t.output(ctx, id, "echo alive")).To(Equal("alive\n"), "the container runs on")
 		w.testify(ctx)
 	}, SpecTimeout(specTimeout))
@@ -161,13 +181,11 @@ var _ = Describe("Out of order", func() {
 		id := t.idle(ctx)
 		t.remove(ctx, id)
 		for rpc, call := range byContainer {
-			Expect(call(ctx, t.Agent, id, "")).To(beRefused(), rpc)
+			Expect(call(ctx, t.Agent, id, "")).To(unknownContainer(rpc, id), rpc)
 		}
 		for rpc, call := range byProcess {
-			Expect(call(ctx, t.Agent, id, id)).To(beRefused(), rpc)
+			Expect(call(ctx, t.Agent, id, id)).To(unknownContainer(rpc, id), rpc)
 		}
-		Expect(byContainer["RemoveContainer"](ctx, t.Agent, id, "")).To(noContainer())
-		Expect(byContainer["ExecProcess"](ctx, t.Agent, id, "")).To(noContainer())
 		w.testify(ctx)
 	}, SpecTimeout(specTimeout))
 
@@ -175,7 +193,7 @@ var _ = Describe("Out of order", func() {
 		t := fresh(ctx, allowAll())
 		w := t.witness(ctx)
 		_, err := t.Agent.CreateContainer(ctx, containerRequest(w.container, t.image, "/bin/false"))
-		Expect(err).To(beRefused())
+		Expect(err).To(failInternally())
 		w.testify(ctx)
 		Expect(t.output(ctx, w.container, "echo alive")).To(Equal("alive\n"))
 
@@ -193,7 +211,7 @@ var _ = Describe("Out of order", func() {
 		r := execRequest(w.container, "/bin/echo", "usurper")
 		r.ExecId = w.exec
 		_, err := t.Agent.ExecProcess(ctx, r)
-		Expect(err).To(beRefused())
+		Expect(err).To(failInternally())
 		w.testify(ctx)
 	}, SpecTimeout(specTimeout))
 
@@ -202,8 +220,8 @@ var _ = Describe("Out of order", func() {
 		w := t.witness(ctx)
 		e := t.exec(ctx, w.container, "/bin/sh", "-c", "exit 7")
 		Expect(t.wait(ctx, w.container, e)).To(BeEquivalentTo(7))
-		Expect(byProcess["WaitProcess"](ctx, t.Agent, w.container, e)).To(haveCode(codes.NotFound))
-		Expect(byProcess["SignalProcess"](ctx, t.Agent, w.container, e)).To(haveCode(codes.NotFound))
+		Expect(byProcess["WaitProcess"](ctx, t.Agent, w.container, e)).To(unknownProcess("WaitProcess"))
+		Expect(byProcess["SignalProcess"](ctx, t.Agent, w.container, e)).To(unknownProcess("SignalProcess"))
 		w.testify(ctx)
 	}, SpecTimeout(specTimeout))
 
@@ -214,7 +232,7 @@ var _ = Describe("Out of order", func() {
 			r := containerRequest(newID(), t.image, "/bin/true")
 			r.ContainerId = id
 			_, err := t.Agent.CreateContainer(ctx, r)
-			Expect(err).To(beRefused(), "container %q", id)
+			Expect(err).To(failInternally(), "container %q", id)
 		}
 		w.testify(ctx)
 	}, SpecTimeout(specTimeout))
@@ -223,12 +241,12 @@ var _ = Describe("Out of order", func() {
 		t := fresh(ctx, allowAll())
 		w := t.witness(ctx)
 		_, err := t.Agent.ExecProcess(ctx, &pb.ExecProcessRequest{ContainerId: w.container, ExecId: "empty"})
-		Expect(err).To(say(codes.Internal, "Unable to parse process from ExecProcessRequest"))
+		Expect(err).To(beInternal("Unable to parse process from ExecProcessRequest"))
 		_, err = t.Agent.CreateContainer(ctx, &pb.CreateContainerRequest{ContainerId: newID()})
-		Expect(err).To(say(codes.Internal, "EINVAL"))
+		Expect(err).To(beInternal("EINVAL: Invalid argument"))
 		bare := newID()
 		_, err = t.Agent.CreateContainer(ctx, &pb.CreateContainerRequest{ContainerId: bare, OCI: &pb.Spec{}})
-		Expect(err).To(beRefused())
+		Expect(err).To(failInternally())
 		Expect(byContainer["StartContainer"](ctx, t.Agent, bare, "")).To(noContainer())
 		w.testify(ctx)
 	}, SpecTimeout(specTimeout))

@@ -138,13 +138,13 @@ var lifecycle = []row{
 			func(s *scene) *pb.TtyWinResizeRequest {
 				return &pb.TtyWinResizeRequest{ContainerId: s.container, ExecId: s.exec, Row: 24, Column: 80}
 			}),
-		want: say(codes.Unavailable, "no tty"),
+		want: beStatus(codes.Unavailable, `"no tty"`),
 	},
 	{
 		rpc: "GetDiagnosticData", endpoint: "GetDiagnosticDataRequest",
 		call: ask(service.GetDiagnosticData,
 			func(*scene) *pb.GetDiagnosticDataRequest { return &pb.GetDiagnosticDataRequest{LogType: "kernel"} }),
-		want: say(codes.InvalidArgument, "unsupported diagnostic log_type: kernel"),
+		want: beStatus(codes.InvalidArgument, `"unsupported diagnostic log_type: kernel"`),
 	},
 }
 
@@ -211,7 +211,7 @@ var guestWide = []row{
 		rpc: "ResizeVolume", endpoint: "ResizeVolumeRequest",
 		call: ask(service.ResizeVolume,
 			func(*scene) *pb.ResizeVolumeRequest { return &pb.ResizeVolumeRequest{VolumeGuestPath: "/", Size: 1} }),
-		want: haveCode(codes.Unimplemented),
+		want: beStatus(codes.Unimplemented, `"resize_volume is not implemented in kata-agent"`),
 	},
 	{
 		rpc: "SetPolicy", endpoint: "SetPolicyRequest", lone: "a policy that forbids SetPolicy stays for good",

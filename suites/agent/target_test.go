@@ -325,6 +325,15 @@ func beStatus(code codes.Code, text string) OmegaMatcher {
 	return And(haveCode(code), WithTransform(func(err error) string { return status.Convert(err).Message() }, Equal(text)))
 }
 
+// beInternal matches an error of the agent's that it has as such, by the first
+// line of its text: where it came from may follow.
+func beInternal(line string) OmegaMatcher {
+	return And(haveCode(codes.Internal), WithTransform(func(err error) string {
+		first, _, _ := strings.Cut(status.Convert(err).Message(), "\n")
+		return first
+	}, Equal(line)))
+}
+
 // haveCode matches an error by its code.
 func haveCode(code codes.Code) OmegaMatcher {
 	return WithTransform(func(err error) string { return status.Code(err).String() }, Equal(code.String()))

@@ -2,13 +2,13 @@ package agent_test
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"strings"
 	"time"
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
-	"google.golang.org/grpc/codes"
 
 	pb "github.com/coco-e2e/coco-e2e/framework/agentapi/agentpb"
 	"github.com/coco-e2e/coco-e2e/framework/conformance/proof"
@@ -20,8 +20,9 @@ import (
 type view struct {
 	*target
 	observer, victim string
-	// exec copies its input to its output, in the victim.
-	exec string
+	// exec copies its input to a file that the victim shows; probe copies its
+	// own back, as long as the victim runs.
+	exec, probe string
 }
 
 func (t *target) view(ctx context.Context) view {
@@ -33,30 +34,45 @@ func (t *target) view(ctx context.Context) view {
 	t.createAs(ctx, r)
 	t.start(ctx, id)
 	v := view{target: t, observer: id, victim: t.idle(ctx)}
-	v.exec = t.exec(ctx, v.victim, "/bin/cat")
+	v.exec = t.exec(ctx, v.victim, "/bin/sh", "-c", "exec /bin/cat >/received")
+	v.probe = t.exec(ctx, v.victim, "/bin/cat")
 	return v
 }
 
-// look lists directories, files with their kinds, owners, sizes and times, the
-// hostname, and the container's processes with their arguments, but for the
+// look lists directories, files with their kinds, owners, sizes and times, what
+// the container's process received, the hostname, and the container's processes with their arguments, but for the
 // list's own. Starting that one leaves its traces in directories' times.
 const look = `if [ -d /state ]; then
 	find /state -xdev -type d -exec stat -c '%n %F %a %u:%g' {} +
 	find /state -xdev ! -type d -exec stat -c '%n %F %a %u:%g %s %Y' {} +
 fi
+[ ! -f /received ] || echo "received $(cat /received)"
 hostname
 for p in /proc/[0-9]*; do
 	[ $p = /proc/$$ ] || echo "process $p $(tr '\0' ' ' < $p/cmdline 2>/dev/null)"
 done
 `
 
-// see lists it all in order.
+// see lists it all in order, with the victim's memory limit and the policy's
+// word about a request.
 func (v view) see(ctx context.Context) (lines []string) {
 	GinkgoHelper()
-	for _, container := range []string{v.observer, v.victim} {
+	if r, err := v.Agent.StatsContainer(ctx, &pb.StatsContainerRequest{ContainerId: v.victim}); err != nil {
+		lines = append(lines, "memory limit: "+err.Error())
+	} else {
+		lines = append(lines, fmt.Sprint("memory limit: ", r.CgroupStats.MemoryStats.Usage.Limit))
+	}
+	lines = append(lines, fmt.Sprint("details: ", v.details(ctx)))
+	containers := []string{v.observer}
+	if err := v.answers(ctx); err != nil {
+		lines = append(lines, "victim: "+err.Error())
+	} else {
+		containers = append(containers, v.victim)
+	}
+	for _, container := range containers {
 		r := execRequest(container, "/bin/sh", "-c", look)
 		if _, err := v.Agent.ExecProcess(ctx, r); err != nil {
-			lines = append(lines, err.Error()) // a container that is gone
+			lines = append(lines, err.Error()) // a guest that is gone
 			continue
 		}
 		lines = append(lines, strings.Split(strings.TrimSpace(v.read(ctx, container, r.ExecId)), "\n")...)
@@ -64,6 +80,17 @@ func (v view) see(ctx context.Context) (lines []string) {
 	}
 	slices.Sort(lines)
 	return lines
+}
+
+// answers says why the victim does not: it is paused, or gone.
+func (v view) answers(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	if _, err := v.Agent.WriteStdin(ctx, &pb.WriteStreamRequest{ContainerId: v.victim, ExecId: v.probe, Data: []byte("x")}); err != nil {
+		return err
+	}
+	_, err := v.Agent.ReadStdout(ctx, &pb.ReadStreamRequest{ContainerId: v.victim, ExecId: v.probe, Len: 1})
+	return err
 }
 
 // difference is the lines that only one of both has.
@@ -113,7 +140,11 @@ func (v view) changes() map[string]func(context.Context) error {
 			return err
 		},
 		"SetPolicyRequest": func(ctx context.Context) error {
-			_, err := v.Agent.SetPolicy(ctx, &pb.SetPolicyRequest{Policy: allowAll()})
+			_, err := v.Agent.SetPolicy(ctx, &pb.SetPolicyRequest{Policy: except("", "GuestDetailsRequest")})
+			return err
+		},
+		"UpdateContainerRequest": func(ctx context.Context) error {
+			_, err := v.Agent.UpdateContainer(ctx, &pb.UpdateContainerRequest{ContainerId: v.victim, Resources: &pb.LinuxResources{Memory: &pb.LinuxMemory{Limit: 48 << 20}}})
 			return err
 		},
 		"DestroySandboxRequest": func(ctx context.Context) error {
@@ -127,7 +158,7 @@ func (v view) changes() map[string]func(context.Context) error {
 		all[endpoint] = func(ctx context.Context) error { return byProcess[rpc](ctx, v.Agent, v.victim, v.exec) }
 	}
 	for rpc, endpoint := range map[string]string{
-		"RemoveContainer": "RemoveContainerRequest", "PauseContainer": "PauseContainerRequest", "UpdateContainer": "UpdateContainerRequest",
+		"RemoveContainer": "RemoveContainerRequest", "PauseContainer": "PauseContainerRequest",
 	} {
 		all[endpoint] = func(ctx context.Context) error { return byContainer[rpc](ctx, v.Agent, v.victim, "") }
 	}
@@ -140,17 +171,17 @@ var _ = Describe("A refused request", func() {
 		t := fresh(ctx, header+rules("true", "CreateSandboxRequest", "CreateContainerRequest", "StartContainerRequest", "ExecProcessRequest", "ReadStreamRequest", "WaitProcessRequest", "SetPolicyRequest"))
 		v := t.view(ctx)
 		changes := v.changes()
-		policy := header + rules("true", "ReadStreamRequest", "WaitProcessRequest") +
-			rules("false", "ExecProcessRequest") + "ExecProcessRequest if input.process.Args[1] == \"-c\"\n"
+		policy := header + rules("true", "ReadStreamRequest", "WaitProcessRequest", "StatsContainerRequest", "GuestDetailsRequest")
 		for endpoint := range changes {
-			if endpoint != "ExecProcessRequest" {
-				policy += rules("false", endpoint)
-			}
+			policy += rules("false", endpoint)
 		}
+		policy += "ExecProcessRequest if input.process.Args[1] == \"-c\"\n" +
+			fmt.Sprintf("WriteStreamRequest if input.exec_id == %q\n", v.probe)
 		t.setPolicy(ctx, policy)
 		before := v.settled(ctx)
 		Expect(before).To(ContainElement(HavePrefix("/state/"+v.victim)), "the observer sees containers")
 		Expect(before).To(ContainElement(MatchRegexp(`^process \S+ /bin/cat`)), "and processes")
+		Expect(before).To(ContainElements("details: <nil>", "received "), "and the policy, and what a process received")
 		for endpoint, change := range changes {
 			Expect(change(ctx)).To(beBlocked(endpoint))
 		}
@@ -158,23 +189,29 @@ var _ = Describe("A refused request", func() {
 		Eventually(ctx, func() []string { return difference(before, v.see(ctx)) }).WithTimeout(10 * time.Second).Should(BeEmpty())
 	}, SpecTimeout(specTimeout))
 
-	DescribeTable("would have changed, when allowed:", proof.Of("POLICY-REFUSED-001"), func(ctx SpecContext, endpoint string) {
-		if endpoint == "CreateSandboxRequest" {
-			needsLone("CreateSandbox wipes the sandbox that there is")
+	DescribeTable("would have changed, when allowed:", proof.Of("POLICY-REFUSED-001"), func(ctx SpecContext, endpoint, line string) {
+		if endpoint == "CreateSandboxRequest" || endpoint == "DestroySandboxRequest" {
+			needsLone("it is the end of the sandbox that there is")
 		}
 		t := fresh(ctx, allowAll())
 		v := t.view(ctx)
 		before := v.settled(ctx)
+		Expect(before).NotTo(ContainElement(HavePrefix("victim: ")), "it answers")
 		Expect(v.changes()[endpoint](ctx)).To(Succeed())
-		Eventually(ctx, func() []string { return difference(before, v.see(ctx)) }).WithTimeout(10 * time.Second).ShouldNot(BeEmpty())
+		Eventually(ctx, func() []string { return difference(before, v.see(ctx)) }).WithTimeout(10 * time.Second).Should(ContainElement(HavePrefix(line)))
 	},
-		entry("a container", "CreateContainerRequest"),
-		entry("a container's absence", "RemoveContainerRequest"),
-		entry("a file", "CopyFileRequest"),
-		entry("a process", "ExecProcessRequest"),
-		entry("a process's absence", "SignalProcessRequest"),
-		entry("a process's input", "CloseStdinRequest"),
-		entry("the hostname", "CreateSandboxRequest"),
+		entry("a container", "CreateContainerRequest", "new: /state/"),
+		entry("a container's absence", "RemoveContainerRequest", "new: victim: "),
+		entry("a file", "CopyFileRequest", "new: /state/shared/containers/"),
+		entry("a process", "ExecProcessRequest", "new: process "),
+		entry("a process's absence", "SignalProcessRequest", "no more: process "),
+		entry("a process's input", "WriteStreamRequest", "new: received x"),
+		entry("the end of a process's input", "CloseStdinRequest", "no more: process "),
+		entry("a container that stands still", "PauseContainerRequest", "new: victim: "),
+		entry("a container's memory limit", "UpdateContainerRequest", "new: memory limit: 50331648"),
+		entry("the policy", "SetPolicyRequest", "new: details: "),
+		entry("the guest's absence", "DestroySandboxRequest", "new: victim: "),
+		entry("the sandbox", "CreateSandboxRequest", "no more: /state/"),
 	)
 
 	It("leaves the id that it names free", proof.Of("POLICY-REFUSED-002"), func(ctx SpecContext) {
@@ -187,7 +224,7 @@ var _ = Describe("A refused request", func() {
 		for _, rpc := range []string{"StartContainer", "ExecProcess", "RemoveContainer"} {
 			Expect(byContainer[rpc](ctx, t.Agent, r.ContainerId, "")).To(noContainer(), rpc)
 		}
-		Expect(byProcess["WaitProcess"](ctx, t.Agent, r.ContainerId, "")).To(haveCode(codes.InvalidArgument))
+		Expect(byProcess["WaitProcess"](ctx, t.Agent, r.ContainerId, "")).To(unknownContainer("WaitProcess", r.ContainerId))
 		t.setPolicy(ctx, allowAll())
 		_, err = t.Agent.CreateContainer(ctx, r)
 		Expect(err).NotTo(HaveOccurred())

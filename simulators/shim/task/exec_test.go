@@ -1,6 +1,7 @@
 package task_test
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
@@ -89,10 +90,18 @@ func TestExecTerminal(t *testing.T) {
 	if p.execCalls("ReadStderr") != 0 || p.execCalls("TtyWinResize") != 2 || p.execCalls("SignalProcess") != 1 {
 		t.Errorf("calls: %v", p.vm.Methods())
 	}
+	var sizes []string
 	for _, call := range p.vm.Calls() {
-		if fields := stubvm.Fields(call.Message); call.Method == "ExecProcess" && fields["process"].(map[string]any)["Terminal"] != true {
+		fields := stubvm.Fields(call.Message)
+		switch {
+		case call.Method == "TtyWinResize":
+			sizes = append(sizes, p.at(fields, "row")+"x"+p.at(fields, "column"))
+		case call.Method == "ExecProcess" && fields["process"].(map[string]any)["Terminal"] != true:
 			t.Error("the process has no terminal")
 		}
+	}
+	if !slices.Equal(sizes, []string{"24x80", "25x81"}) {
+		t.Errorf("rows and columns %v", sizes)
 	}
 }
 
