@@ -158,7 +158,7 @@ func class(all []nodev1.RuntimeClass, nodes []corev1.Node, w Wanted) (*Class, er
 		}
 	}
 	for j := range nodes {
-		if takes(&nodes[j], rc) {
+		if Takes(&nodes[j], rc) {
 			c.Nodes++
 		}
 	}
@@ -167,14 +167,14 @@ func class(all []nodev1.RuntimeClass, nodes []corev1.Node, w Wanted) (*Class, er
 		if rc.Scheduling != nil {
 			selector = rc.Scheduling.NodeSelector
 		}
-		return nil, fmt.Errorf("RUNTIME_CLASS: no node takes pods of RuntimeClass %q: it has to be ready, schedulable and labelled %v", rc.Name, selector)
+		return nil, fmt.Errorf("RUNTIME_CLASS: no node takes pods of RuntimeClass %q: it has to be ready, schedulable, without taints that the class does not tolerate, and labelled %v", rc.Name, selector)
 	}
 	return c, nil
 }
 
-// takes says whether the class's pods can be scheduled to the node, as far as
-// node selectors and the readiness say.
-func takes(n *corev1.Node, rc *nodev1.RuntimeClass) bool {
+// Takes says whether the class's pods can be scheduled to the node, as far as
+// its readiness, taints and labels say.
+func Takes(n *corev1.Node, rc *nodev1.RuntimeClass) bool {
 	if n.Spec.Unschedulable {
 		return false
 	}
@@ -183,15 +183,29 @@ func takes(n *corev1.Node, rc *nodev1.RuntimeClass) bool {
 			return false
 		}
 	}
-	if rc.Scheduling == nil {
-		return true
+	var scheduling nodev1.Scheduling
+	if rc.Scheduling != nil {
+		scheduling = *rc.Scheduling
 	}
-	for name, value := range rc.Scheduling.NodeSelector {
+	for _, taint := range n.Spec.Taints {
+		if taint.Effect != corev1.TaintEffectPreferNoSchedule && !slices.ContainsFunc(scheduling.Tolerations, func(t corev1.Toleration) bool { return tolerates(t, taint) }) {
+			return false
+		}
+	}
+	for name, value := range scheduling.NodeSelector {
 		if n.Labels[name] != value {
 			return false
 		}
 	}
 	return true
+}
+
+// tolerates is Kubernetes' rule (core/v1, Toleration).
+func tolerates(t corev1.Toleration, taint corev1.Taint) bool {
+	if t.Effect != "" && t.Effect != taint.Effect || t.Key != "" && t.Key != taint.Key {
+		return false
+	}
+	return t.Operator == corev1.TolerationOpExists || t.Key != "" && t.Value == taint.Value
 }
 
 // Summary is the platform in lines for people.

@@ -27,6 +27,9 @@ const (
 	EvidenceEntry = "evidence"
 	// TimelineEntry holds a [PodTimeline].
 	TimelineEntry = "pod timeline"
+	// TEEEntry holds the kind of evidence that a spec turned out to be about, where
+	// only the platform says.
+	TEEEntry = "tee"
 	// ArtefactsEntry holds a directory with files about a spec that failed.
 	ArtefactsEntry = "artefacts"
 )
@@ -170,6 +173,8 @@ func (b *builder) entries(out *Spec, s types.SpecReport) {
 			if json.Unmarshal([]byte(text), &t) == nil {
 				out.Evidence = append(out.Evidence, t)
 			}
+		case TEEEntry:
+			_ = json.Unmarshal([]byte(text), &out.TEE)
 		case TimelineEntry:
 			var t PodTimeline
 			if json.Unmarshal([]byte(text), &t) == nil {
