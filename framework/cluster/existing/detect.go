@@ -1,8 +1,10 @@
 package existing
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -10,13 +12,18 @@ import (
 	nodev1 "k8s.io/api/node/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
+
+	"github.com/coco-e2e/coco-e2e/framework/evidence"
 )
 
 // Platform is what a cluster offers to confidential pods.
 type Platform struct {
 	Kubernetes string  `json:"kubernetes"`
 	Nodes      []Node  `json:"nodes"`
-	Classes    []Class `json:"classes"`
+	// Classes are the RuntimeClasses that the run was asked to use.
+	Classes []Class `json:"classes"`
+	// Others are those that are there beside them.
+	Others []Class `json:"others,omitempty"`
 }
 
 // Node is a node as Kubernetes and Node Feature Discovery describe it.
@@ -29,9 +36,11 @@ type Node struct {
 	TEEs []string `json:"tees,omitempty"`
 	// Kata says that the node is labelled as one with Kata.
 	Kata bool `json:"kata"`
+	// Labels are those about TEEs, whatever their value.
+	Labels map[string]string `json:"labels,omitempty"`
 }
 
-// Class is a RuntimeClass that a run was asked to use.
+// Class is a RuntimeClass.
 type Class struct {
 	Name    string `json:"name"`
 	Handler string `json:"handler"`
@@ -44,7 +53,7 @@ type Class struct {
 	EventLog bool `json:"eventLog"`
 	// Nodes is how many nodes its pods can be scheduled to.
 	Nodes int `json:"nodes"`
-	// Kata is the version that the RuntimeClass is labelled with, if any.
+	// Kata is the version that the RuntimeClass is marked with, if any.
 	Kata string `json:"kata,omitempty"`
 }
 
@@ -62,12 +71,46 @@ var teeLabels = map[string]string{
 // kataLabel is set by kata-deploy on nodes that it has installed Kata on.
 const kataLabel = "katacontainers.io/kata-runtime"
 
+// kataVersion is an annotation of the RuntimeClasses of kata-deploy's Helm
+// chart; appVersion is a label that others' charts have.
+const (
+	kataVersion = "katacontainers.io/kata-version"
+	appVersion  = "app.kubernetes.io/version"
+)
+
 // handlerTEEs are the TEEs that Kata's own handlers stand for. A peer-pods
 // handler (kata-remote) does not say.
 var handlerTEEs = map[string]string{
-	"kata-qemu-tdx": "tdx", "kata-qemu-snp": "snp", "kata-qemu-coco-dev": "sample", "kata-qemu-coco-dev-runtime-rs": "sample",
-	"kata-qemu-tdx-runtime-rs": "tdx", "kata-qemu-snp-runtime-rs": "snp", "kata-clh-tdx": "tdx",
-	"kata-qemu-nvidia-gpu-tdx": "tdx", "kata-qemu-nvidia-gpu-snp": "snp",
+	"kata-qemu-tdx": evidence.KindTDX, "kata-qemu-snp": evidence.KindSNP, "kata-qemu-coco-dev": evidence.KindSample, "kata-clh-tdx": evidence.KindTDX,
+	"kata-qemu-nvidia-gpu-tdx": evidence.KindTDX, "kata-qemu-nvidia-gpu-snp": evidence.KindSNP,
+}
+
+// teeOfHandler knows Kata's handlers with what may follow their names: -runtime-rs,
+// the suffix of one of several installations, -debug and -devkit.
+func teeOfHandler(handler string) string {
+	for name, tee := range handlerTEEs {
+		if handler == name || strings.HasPrefix(handler, name+"-") {
+			return tee
+		}
+	}
+	return ""
+}
+
+// aboutTEE says whether a node's label is about TEEs: those of Node Feature
+// Discovery's CPU source, of vendors' rules for it and of NVIDIA's operator.
+func aboutTEE(label string) bool {
+	domain, feature, _ := strings.Cut(label, "/")
+	switch {
+	case label == kataLabel:
+		return true
+	case domain == "feature.node.kubernetes.io":
+		return strings.HasPrefix(feature, "cpu-security.")
+	case strings.HasSuffix(domain, ".feature.node.kubernetes.io"):
+		return slices.ContainsFunc([]string{"tdx", "snp", "sev", "sgx", "cc."}, func(word string) bool { return strings.HasPrefix(feature, word) })
+	case domain == "nvidia.com":
+		return strings.HasPrefix(feature, "cc.")
+	}
+	return false
 }
 
 // Labels by which RuntimeClasses of this project's simulator say what they are
@@ -89,6 +132,9 @@ func ParseWanted(text string) ([]Wanted, error) {
 		name, tee, given := strings.Cut(strings.TrimSpace(item), "=")
 		if name == "" || given && tee == "" {
 			return nil, fmt.Errorf("RUNTIME_CLASS=%s: want RuntimeClasses with commas between, each NAME or NAME=KIND such as kata-remote=az-snp-vtpm", text)
+		}
+		if given && !slices.Contains(evidence.Kinds, tee) {
+			return nil, fmt.Errorf("RUNTIME_CLASS=%s: no kind of evidence is called %q; want one of %q", text, tee, evidence.Kinds)
 		}
 		out = append(out, Wanted{name, tee})
 	}
@@ -121,6 +167,12 @@ func Detect(ctx context.Context, kube kubernetes.Interface, wanted []Wanted) (*P
 		}
 		p.Classes = append(p.Classes, *c)
 	}
+	for i := range classes.Items {
+		rc := &classes.Items[i]
+		if !slices.ContainsFunc(wanted, func(w Wanted) bool { return w.Name == rc.Name }) {
+			p.Others = append(p.Others, *offered(rc, nodes.Items, ""))
+		}
+	}
 	return p, nil
 }
 
@@ -135,6 +187,14 @@ func describe(n *corev1.Node) Node {
 		}
 	}
 	slices.Sort(out.TEEs)
+	for label, value := range n.Labels {
+		if aboutTEE(label) {
+			if out.Labels == nil {
+				out.Labels = map[string]string{}
+			}
+			out.Labels[label] = value
+		}
+	}
 	return out
 }
 
@@ -148,20 +208,7 @@ func class(all []nodev1.RuntimeClass, nodes []corev1.Node, w Wanted) (*Class, er
 		return nil, fmt.Errorf("RUNTIME_CLASS: the cluster has no RuntimeClass %q; it has %q", w.Name, names)
 	}
 	rc := &all[i]
-	c := &Class{
-		Name: rc.Name, Handler: rc.Handler, Simulated: rc.Labels[simulatedLabel] == "true", EventLog: rc.Labels[eventLogLabel] == "true",
-		Kata: rc.Labels["app.kubernetes.io/version"],
-	}
-	for _, tee := range []string{w.TEE, rc.Labels[teeLabel], handlerTEEs[rc.Handler]} {
-		if c.TEE = tee; tee != "" {
-			break
-		}
-	}
-	for j := range nodes {
-		if Takes(&nodes[j], rc) {
-			c.Nodes++
-		}
-	}
+	c := offered(rc, nodes, w.TEE)
 	if c.Nodes == 0 {
 		var selector map[string]string
 		if rc.Scheduling != nil {
@@ -170,6 +217,25 @@ func class(all []nodev1.RuntimeClass, nodes []corev1.Node, w Wanted) (*Class, er
 		return nil, fmt.Errorf("RUNTIME_CLASS: no node takes pods of RuntimeClass %q: it has to be ready, schedulable, without taints that the class does not tolerate, and labelled %v", rc.Name, selector)
 	}
 	return c, nil
+}
+
+// offered describes a RuntimeClass. tee is the kind of evidence that the user
+// says, or "".
+func offered(rc *nodev1.RuntimeClass, nodes []corev1.Node, tee string) *Class {
+	c := &Class{
+		Name: rc.Name, Handler: rc.Handler, Simulated: rc.Labels[simulatedLabel] == "true", EventLog: rc.Labels[eventLogLabel] == "true",
+		Kata: cmp.Or(rc.Annotations[kataVersion], rc.Labels[appVersion]), TEE: tee,
+	}
+	if label := rc.Labels[teeLabel]; c.TEE == "" && slices.Contains(evidence.Kinds, label) {
+		c.TEE = label
+	}
+	c.TEE = cmp.Or(c.TEE, teeOfHandler(rc.Handler))
+	for i := range nodes {
+		if Takes(&nodes[i], rc) {
+			c.Nodes++
+		}
+	}
+	return c
 }
 
 // Takes says whether the class's pods can be scheduled to the node, as far as
@@ -216,17 +282,38 @@ func (p *Platform) Summary() []string {
 		if len(n.TEEs) > 0 {
 			hardware = strings.Join(n.TEEs, ", ")
 		}
-		out = append(out, fmt.Sprintf("node %s: %s, %s, kernel %s, Kata labelled: %t", n.Name, hardware, n.Runtime, n.Kernel, n.Kata))
+		line := fmt.Sprintf("node %s: %s, %s, %s, kernel %s, Kata labelled: %t", n.Name, hardware, n.OS, n.Runtime, n.Kernel, n.Kata)
+		for _, label := range slices.Sorted(maps.Keys(n.Labels)) {
+			line += ", " + label + "=" + n.Labels[label]
+		}
+		out = append(out, line)
 	}
 	for _, c := range p.Classes {
 		tee := "kind of TEE unknown (RUNTIME_CLASS=" + c.Name + "=KIND says it)"
 		if c.TEE != "" {
 			tee = "TEE " + c.TEE
 		}
-		if c.Simulated {
-			tee += ", simulated"
+		out = append(out, c.line(tee))
+	}
+	for _, c := range p.Others {
+		tee := "not asked for"
+		if c.TEE != "" {
+			tee += ", TEE " + c.TEE
 		}
-		out = append(out, fmt.Sprintf("RuntimeClass %s (handler %s): %s, on %d nodes", c.Name, c.Handler, tee, c.Nodes))
+		out = append(out, c.line(tee))
 	}
 	return out
+}
+
+func (c *Class) line(tee string) string {
+	if c.Simulated {
+		tee += ", simulated"
+	}
+	if c.EventLog {
+		tee += ", with a measured event log"
+	}
+	if c.Kata != "" {
+		tee += ", Kata " + c.Kata
+	}
+	return fmt.Sprintf("RuntimeClass %s (handler %s): %s, on %d nodes", c.Name, c.Handler, tee, c.Nodes)
 }

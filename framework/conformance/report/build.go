@@ -62,9 +62,6 @@ func Build(c *conformance.Catalogue, in Input) *Report {
 		Suite: in.Suite, Implementation: in.Implementation, Environment: in.Environment, Run: in.Run,
 	}
 	r.Suite.Catalogue = c.Digest
-	if !in.Implementation.Simulated && in.Implementation.Roots == "vendor" {
-		r.Claim = Hardware
-	}
 	if r.Run.Aborted != "" {
 		r.SetUp = append(r.SetUp, Spec{Text: "bringing up what the suites run against", Suite: "coco-e2e", Result: Failed, Location: "framework/cmd/coco-e2e", Reason: clip(r.Run.Aborted)})
 	}
@@ -76,8 +73,34 @@ func Build(c *conformance.Catalogue, in Input) *Report {
 		r.Requirements = append(r.Requirements, b.requirement(q))
 	}
 	sortSpecs(r.SetUp)
+	if r.Implementation.Roots == "vendor" && !r.verified() {
+		r.Implementation.Roots = "none"
+	}
+	if r.Implementation.Roots == "vendor" && !r.Implementation.Simulated {
+		r.Claim = Hardware
+	}
 	r.conclude()
 	return r
+}
+
+// certifiedKinds are those whose evidence leads to a vendor's roots: a TPM by
+// itself has no vendor's, and anybody can write a sample.
+var certifiedKinds = []string{"snp", "tdx", "az-snp-vtpm", "az-tdx-vtpm"}
+
+// verifyRequirement is the requirement that evidence verifies under its vendor's roots.
+const verifyRequirement = "ATTEST-VERIFY-001"
+
+// verified says that every class gives evidence that a vendor certifies, and that
+// the run has verified such evidence.
+func (r *Report) verified() bool {
+	for _, c := range r.Implementation.Classes {
+		if c.Simulated || !slices.Contains(certifiedKinds, c.TEE) {
+			return false
+		}
+	}
+	return len(r.Implementation.Classes) > 0 && slices.ContainsFunc(r.Requirements, func(q RequirementResult) bool {
+		return q.ID == verifyRequirement && q.Result == Passed
+	})
 }
 
 type builder struct {
