@@ -18,8 +18,8 @@ import (
 
 // Platform is what a cluster offers to confidential pods.
 type Platform struct {
-	Kubernetes string  `json:"kubernetes"`
-	Nodes      []Node  `json:"nodes"`
+	Kubernetes string `json:"kubernetes"`
+	Nodes      []Node `json:"nodes"`
 	// Classes are the RuntimeClasses that the run was asked to use.
 	Classes []Class `json:"classes"`
 	// Others are those that are there beside them.
@@ -32,12 +32,16 @@ type Node struct {
 	Runtime string `json:"runtime"` // such as containerd://2.1.4
 	Kernel  string `json:"kernel"`
 	OS      string `json:"os"`
-	// TEEs are the kinds of TEE hardware that labels speak of: tdx, snp, se.
+	// TEEs are the kinds of TEE hardware that labels and resources speak of: tdx,
+	// snp, se. More than one contradict each other.
 	TEEs []string `json:"tees,omitempty"`
 	// Kata says that the node is labelled as one with Kata.
 	Kata bool `json:"kata"`
 	// Labels are those about TEEs, whatever their value.
 	Labels map[string]string `json:"labels,omitempty"`
+	// Resources are how many confidential VMs the hardware has keys for, by the
+	// resource that stands for them.
+	Resources map[string]string `json:"resources,omitempty"`
 }
 
 // Class is a RuntimeClass.
@@ -66,7 +70,11 @@ var teeLabels = map[string]string{
 	"feature.node.kubernetes.io/cpu-security.sev.snp.enabled": "snp",
 	"amd.feature.node.kubernetes.io/snp":                      "snp",
 	"feature.node.kubernetes.io/cpu-security.se.enabled":      "se",
+	"ibm.feature.node.kubernetes.io/se":                       "se",
 }
+
+// teeResources are extended resources that the same rules count confidential VMs with.
+var teeResources = map[corev1.ResourceName]string{"tdx.intel.com/keys": "tdx", "sev-snp.amd.com/esids": "snp"}
 
 // kataLabel is set by kata-deploy on nodes that it has installed Kata on.
 const kataLabel = "katacontainers.io/kata-runtime"
@@ -83,6 +91,7 @@ const (
 var handlerTEEs = map[string]string{
 	"kata-qemu-tdx": evidence.KindTDX, "kata-qemu-snp": evidence.KindSNP, "kata-qemu-coco-dev": evidence.KindSample, "kata-clh-tdx": evidence.KindTDX,
 	"kata-qemu-nvidia-gpu-tdx": evidence.KindTDX, "kata-qemu-nvidia-gpu-snp": evidence.KindSNP,
+	"kata-tdx": evidence.KindTDX, "kata-snp": evidence.KindSNP, // of OpenShift sandboxed containers
 }
 
 // teeOfHandler knows Kata's handlers with what may follow their names: -runtime-rs,
@@ -106,7 +115,7 @@ func aboutTEE(label string) bool {
 	case domain == "feature.node.kubernetes.io":
 		return strings.HasPrefix(feature, "cpu-security.")
 	case strings.HasSuffix(domain, ".feature.node.kubernetes.io"):
-		return slices.ContainsFunc([]string{"tdx", "snp", "sev", "sgx", "cc."}, func(word string) bool { return strings.HasPrefix(feature, word) })
+		return slices.ContainsFunc([]string{"tdx", "snp", "sev", "se", "sgx", "cc."}, func(word string) bool { return strings.HasPrefix(feature, word) })
 	case domain == "nvidia.com":
 		return strings.HasPrefix(feature, "cc.")
 	}
@@ -183,6 +192,19 @@ func describe(n *corev1.Node) Node {
 	}
 	for label, tee := range teeLabels {
 		if n.Labels[label] == "true" && !slices.Contains(out.TEEs, tee) {
+			out.TEEs = append(out.TEEs, tee)
+		}
+	}
+	for name, tee := range teeResources {
+		count, there := n.Status.Allocatable[name]
+		if !there {
+			continue
+		}
+		if out.Resources == nil {
+			out.Resources = map[string]string{}
+		}
+		out.Resources[string(name)] = count.String()
+		if !count.IsZero() && !slices.Contains(out.TEEs, tee) {
 			out.TEEs = append(out.TEEs, tee)
 		}
 	}
@@ -285,6 +307,9 @@ func (p *Platform) Summary() []string {
 		line := fmt.Sprintf("node %s: %s, %s, %s, kernel %s, Kata labelled: %t", n.Name, hardware, n.OS, n.Runtime, n.Kernel, n.Kata)
 		for _, label := range slices.Sorted(maps.Keys(n.Labels)) {
 			line += ", " + label + "=" + n.Labels[label]
+		}
+		for _, name := range slices.Sorted(maps.Keys(n.Resources)) {
+			line += ", " + n.Resources[name] + " " + name
 		}
 		out = append(out, line)
 	}

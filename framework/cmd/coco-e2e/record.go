@@ -143,7 +143,7 @@ func platform(p *existing.Platform, in *report.Input) {
 	in.Environment.Kubernetes = p.Kubernetes
 	in.Environment.Nodes, in.Environment.OtherClasses, im.Classes = nil, nil, nil
 	for _, n := range p.Nodes {
-		in.Environment.Nodes = append(in.Environment.Nodes, report.Node{Name: n.Name, Runtime: n.Runtime, Kernel: n.Kernel, OS: n.OS, TEEs: n.TEEs, Kata: n.Kata, Labels: n.Labels})
+		in.Environment.Nodes = append(in.Environment.Nodes, report.Node{Name: n.Name, Runtime: n.Runtime, Kernel: n.Kernel, OS: n.OS, TEEs: n.TEEs, Kata: n.Kata, Labels: n.Labels, Resources: n.Resources})
 	}
 	for _, c := range p.Classes {
 		im.Classes = append(im.Classes, class(c))

@@ -101,6 +101,9 @@ func (n Node) Facts() string {
 	for _, label := range slices.Sorted(maps.Keys(n.Labels)) {
 		parts = append(parts, label+"="+n.Labels[label])
 	}
+	for _, name := range slices.Sorted(maps.Keys(n.Resources)) {
+		parts = append(parts, n.Resources[name]+" "+name)
+	}
 	return strings.Join(parts, ", ")
 }
 

@@ -134,6 +134,8 @@ type Node struct {
 	Kata bool `json:"kata,omitempty" yaml:"kata,omitempty"`
 	// Labels are those about TEEs.
 	Labels map[string]string `json:"labels,omitempty" yaml:"labels,omitempty"`
+	// Resources are how many confidential VMs it has keys for.
+	Resources map[string]string `json:"resources,omitempty" yaml:"resources,omitempty"`
 }
 
 // ProfileResult is what a profile's requirements come to.
