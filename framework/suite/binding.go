@@ -8,7 +8,7 @@ import (
 	. "github.com/onsi/gomega"
 
 	"github.com/coco-e2e/coco-e2e/framework/cluster/simulation"
-	"github.com/coco-e2e/coco-e2e/framework/conformance/report"
+	"github.com/coco-e2e/coco-e2e/framework/conformance"
 	"github.com/coco-e2e/coco-e2e/framework/evidence"
 	"github.com/coco-e2e/coco-e2e/framework/measure"
 )
@@ -69,7 +69,7 @@ func BindingOf(tee string) Binding {
 func (b *Bed) Binding() Binding {
 	GinkgoHelper()
 	binding := BindingOf(b.TEE)
-	AddReportEntry(report.TEEEntry, b.TEE, ReportEntryVisibilityNever)
+	AddReportEntry(conformance.TEEEntry, b.TEE, ReportEntryVisibilityNever)
 	return binding
 }
 

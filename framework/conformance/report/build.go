@@ -27,9 +27,6 @@ const (
 	EvidenceEntry = "evidence"
 	// TimelineEntry holds a [PodTimeline].
 	TimelineEntry = "pod timeline"
-	// TEEEntry holds the kind of evidence that a spec turned out to be about, where
-	// only the platform says.
-	TEEEntry = "tee"
 	// ArtefactsEntry holds a directory with files about a spec that failed.
 	ArtefactsEntry = "artefacts"
 )
@@ -196,7 +193,7 @@ func (b *builder) entries(out *Spec, s types.SpecReport) {
 			if json.Unmarshal([]byte(text), &t) == nil {
 				out.Evidence = append(out.Evidence, t)
 			}
-		case TEEEntry:
+		case conformance.TEEEntry:
 			_ = json.Unmarshal([]byte(text), &out.TEE)
 		case TimelineEntry:
 			var t PodTimeline
@@ -248,8 +245,7 @@ func (b *builder) requirement(q conformance.Requirement) RequirementResult {
 	applies := len(q.TEEs) == 0 || slices.ContainsFunc(b.report.TEEs(), func(tee string) bool { return slices.Contains(q.TEEs, tee) })
 	for i, s := range specs {
 		// A spec of several requirements may be about a kind that this one is not about.
-		about := s.TEE == "" || len(q.TEEs) == 0 || slices.Contains(q.TEEs, s.TEE)
-		if !about {
+		if !q.About(s.TEE) {
 			specs[i] = Spec{}
 		}
 	}

@@ -344,7 +344,7 @@ func TestTEEOfTheRun(t *testing.T) {
 	in.Implementation.Classes = append(in.Implementation.Classes, Class{Name: "kata-cc-snp", TEE: "snp"})
 	in.Ginkgo[0].SpecReports[3] = spec("snp", types.SpecStatePassed, "", req("ATTEST-BINDING-002"), "tee:snp")
 	last := &in.Ginkgo[0].SpecReports[len(in.Ginkgo[0].SpecReports)-1]
-	last.ReportEntries = types.ReportEntries{{Name: TEEEntry, Value: types.WrapEntryValue("tpm")}}
+	last.ReportEntries = types.ReportEntries{{Name: conformance.TEEEntry, Value: types.WrapEntryValue("tpm")}}
 	last.ReportEntries[0].Value.AsJSON = `"tpm"`
 	r := Build(catalogue(t), in)
 	for id, want := range map[string]Result{"ATTEST-BINDING-001": Failed, "ATTEST-BINDING-002": Passed} {
