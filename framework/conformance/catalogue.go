@@ -51,6 +51,16 @@ type Requirement struct {
 	TEEs []string `json:"tees,omitempty" yaml:"tees,omitempty"`
 }
 
+// TEEEntry is the name of the Ginkgo report entry that holds the kind of evidence
+// that a spec turned out to be about, where only the platform says.
+const TEEEntry = "tee"
+
+// About says whether a spec about a kind of evidence, or "" for any, is about the
+// requirement.
+func (r Requirement) About(tee string) bool {
+	return tee == "" || len(r.TEEs) == 0 || slices.Contains(r.TEEs, tee)
+}
+
 // Catalogue is all requirements, ordered by profile and id.
 type Catalogue struct {
 	Requirements []Requirement

@@ -1,5 +1,5 @@
-# Appraises a TPM by what it measured as init-data: PCR8 has to be one of the
-# reference values.
+# Appraises a pod by what its TEE measured as init-data: the register has to be
+# one of the reference values. A TPM's is PCR8.
 package policy
 
 import rego.v1
@@ -12,9 +12,27 @@ default configuration := 36
 
 executables := 3 if input.tpm.pcr08 in query_reference_value("tpm.pcr08")
 
-hardware := 2 if input.tpm
+# Azure's machines have a TPM above SEV-SNP and TDX.
+executables := 3 if input["az-snp-vtpm"].tpm.pcr08 in query_reference_value("tpm.pcr08")
 
-configuration := 2 if input.tpm
+executables := 3 if input["az-tdx-vtpm"].tpm.pcr08 in query_reference_value("tpm.pcr08")
+
+# HOST_DATA of SEV-SNP and MRCONFIGID of TDX: Trustee claims both as init_data.
+executables := 3 if {
+	some kind in ["snp", "tdx"]
+	input[kind]
+	input.init_data in query_reference_value("init_data")
+}
+
+# Evidence of kind sample comes from no hardware.
+known if {
+	some kind in ["tpm", "az-snp-vtpm", "az-tdx-vtpm", "snp", "tdx"]
+	input[kind]
+}
+
+hardware := 2 if known
+
+configuration := 2 if known
 
 trust_claims := {
 	"executables": executables,

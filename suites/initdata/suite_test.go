@@ -18,10 +18,8 @@ import (
 	. "github.com/onsi/gomega"
 	corev1 "k8s.io/api/core/v1"
 
-	"github.com/coco-e2e/coco-e2e/framework/cluster/simulation"
 	"github.com/coco-e2e/coco-e2e/framework/evidence"
 	"github.com/coco-e2e/coco-e2e/framework/initdata"
-	"github.com/coco-e2e/coco-e2e/framework/measure"
 	"github.com/coco-e2e/coco-e2e/framework/pod"
 	"github.com/coco-e2e/coco-e2e/framework/suite"
 )
@@ -110,28 +108,16 @@ func boundTo(ctx context.Context, ns, name, nonce, raw string) {
 	GinkgoHelper()
 	r, d := exec(ctx, ns, name, evidenceOf(nonce))
 	Expect(d).To(pod.BeAllowed())
+	binding := suite.BindingOf(bed.TEE)
+	if binding.Unbound() {
+		return // anybody can write such evidence: it proves nothing of a pod
+	}
 	digest := sha256.Sum256([]byte(raw))
-	o := trusted(ns, name)
+	o := bed.Trusted(ns, name)
 	o.InitDataDigest = digest[:]
 	claims, err := evidence.Verify(bed.TEE, []byte(r.Stdout), []byte(nonce), o)
 	Expect(err).NotTo(HaveOccurred())
-	if bed.TEE == evidence.KindTPM {
-		pcr8, err := measure.PCR8(digest[:])
-		Expect(err).NotTo(HaveOccurred())
-		Expect(claims.PCR(8)).To(Equal(hex.EncodeToString(pcr8)))
-	}
-}
-
-// trusted accepts quotes of the pod's own TPM only, where the host side tells
-// its key; elsewhere a quote has to be consistent.
-func trusted(ns, name string) evidence.Options {
-	GinkgoHelper()
-	if bed.NodeLogs == "" {
-		return evidence.Options{}
-	}
-	keys, err := simulation.AttestationKeys(bed.NodeLogs, ns, name)
-	Expect(err).NotTo(HaveOccurred())
-	return evidence.Options{TrustedAKs: keys}
+	Expect(claims.InitData).To(Equal(binding.Register(digest[:])))
 }
 
 // value is what the framework's encoder makes of a document.

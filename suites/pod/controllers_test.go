@@ -2,6 +2,7 @@ package pod_test
 
 import (
 	"context"
+	"net"
 	"slices"
 	"time"
 
@@ -110,5 +111,49 @@ var _ = Describe("controllers", Label("pod"), func() {
 		Expect(updated[0].UID).NotTo(Equal(left[0].UID))
 		Expect(shell(ctx, ns, updated[0].Name, "echo $VERSION; curl -s http://127.0.0.1/")).To(And(HavePrefix("2\n"), ContainSubstring("Welcome to nginx")))
 		gone(ctx, ns, left[0].Name)
+	})
+
+	It("replicas are spread over two nodes and reach each other; those that ask for the same node share it", proof.Of("POD-CONTROLLER-004"), Label("nodes"), SpecTimeout(2*limit), func(ctx SpecContext) {
+		bed.NodesOfClass(ctx, 2, 2)
+		replicas := int32(2)
+		// Two replicas, placed by edit, that say the name of their node.
+		place := func(edit func(*corev1.PodSpec)) []corev1.Pod {
+			GinkgoHelper()
+			ns := bed.Namespace(ctx, "spread")
+			_, err := bed.Pods.Kube.AppsV1().Deployments(ns).Create(ctx, &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Name: "web"}, Spec: appsv1.DeploymentSpec{
+				Replicas: &replicas, Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": "web"}},
+				Template: template("web", server, func(p *corev1.Pod) {
+					p.Spec.Containers[0].ReadinessProbe = probe(httpGet("/"))
+					edit(&p.Spec)
+				}),
+			}}, metav1.CreateOptions{})
+			Expect(err).NotTo(HaveOccurred())
+			pods := deployed(ctx, ns)
+			Expect(pods).To(HaveLen(2))
+			return pods
+		}
+		labels := &metav1.LabelSelector{MatchLabels: map[string]string{"app": "web"}}
+		honor := corev1.NodeInclusionPolicyHonor
+
+		spread := place(func(p *corev1.PodSpec) {
+			// Nodes that the pods cannot go to do not count for the skew.
+			p.TopologySpreadConstraints = []corev1.TopologySpreadConstraint{{
+				MaxSkew: 1, TopologyKey: corev1.LabelHostname, WhenUnsatisfiable: corev1.DoNotSchedule,
+				LabelSelector: labels, NodeAffinityPolicy: &honor, NodeTaintsPolicy: &honor,
+			}}
+		})
+		Expect(spread[0].Spec.NodeName).NotTo(Equal(spread[1].Spec.NodeName))
+		for i, p := range spread {
+			other := spread[1-i].Status.PodIP
+			Expect(shell(ctx, p.Namespace, p.Name, "curl -s http://"+net.JoinHostPort(other, "80"))).To(ContainSubstring("Welcome to nginx"))
+		}
+
+		By("control: pods that are to be together are")
+		together := place(func(p *corev1.PodSpec) {
+			p.Affinity = &corev1.Affinity{PodAffinity: &corev1.PodAffinity{
+				RequiredDuringSchedulingIgnoredDuringExecution: []corev1.PodAffinityTerm{{LabelSelector: labels, TopologyKey: corev1.LabelHostname}},
+			}}
+		})
+		Expect(together[0].Spec.NodeName).To(Equal(together[1].Spec.NodeName))
 	})
 })

@@ -2,8 +2,6 @@ package release_test
 
 import (
 	"context"
-	"encoding/base64"
-	"encoding/hex"
 	"fmt"
 	"strings"
 
@@ -14,58 +12,47 @@ import (
 	"github.com/coco-e2e/coco-e2e/framework/evidence"
 	"github.com/coco-e2e/coco-e2e/framework/kbs"
 	"github.com/coco-e2e/coco-e2e/framework/leak"
-	"github.com/coco-e2e/coco-e2e/framework/measure"
 	"github.com/coco-e2e/coco-e2e/framework/pod"
 	"github.com/coco-e2e/coco-e2e/framework/suite"
 )
 
-// binding is how a kind of TEE binds init-data.
+// binding is how a kind of TEE binds init-data, and what its guests do with a
+// digest that the register has no room for.
 type binding struct {
-	tee string
-	// register is the claim init_data for a digest: arithmetic alone.
-	register func(digest []byte) string
+	suite.Binding
 	// refusesLong is what a guest says of a digest of more than 32 bytes, when
 	// it refuses it; "" where the digest is cut.
 	refusesLong string
-	// unbound says that anybody can write such evidence: init-data is presented
-	// with it and bound to nothing.
-	unbound bool
 }
 
 // proves are the requirements about the register of the kind.
 func (b binding) proves() []string {
-	switch b.tee {
-	case evidence.KindSNP:
-		return []string{"ATTEST-BINDING-002"}
-	case evidence.KindTDX:
-		return []string{"ATTEST-BINDING-003"}
-	case evidence.KindSample:
+	if b.Proves == "" {
 		return nil
 	}
-	return []string{"ATTEST-BINDING-001"}
+	return []string{b.Proves}
 }
 
+// refusesLong are the kinds whose guests refuse a digest of more than 32 bytes,
+// with what they say.
+var refusesLong = map[string]string{
+	evidence.KindTPM:       "Event digest length is not 32 bytes",
+	evidence.KindAzSNPVTPM: "expected sha256 digest",
+	evidence.KindAzTDXVTPM: "expected sha256 digest",
+}
+
+// pcr8 is what a TPM has of a digest.
 func pcr8(digest []byte) string {
 	GinkgoHelper()
-	value, err := measure.PCR8(digest)
-	Expect(err).NotTo(HaveOccurred())
-	return hex.EncodeToString(value)
-}
-
-var bindings = []binding{
-	{tee: evidence.KindTPM, register: pcr8, refusesLong: "Event digest length is not 32 bytes"},
-	{tee: evidence.KindAzSNPVTPM, register: pcr8, refusesLong: "expected sha256 digest"},
-	{tee: evidence.KindAzTDXVTPM, register: pcr8, refusesLong: "expected sha256 digest"},
-	{tee: evidence.KindSNP, register: func(d []byte) string { return hex.EncodeToString(measure.HostData(d)) }},
-	{tee: evidence.KindTDX, register: func(d []byte) string { return hex.EncodeToString(measure.MRConfigID(d)) }},
-	{tee: evidence.KindSample, register: base64.StdEncoding.EncodeToString, unbound: true},
+	return suite.BindingOf(evidence.KindTPM).Register(digest)
 }
 
 // Each kind has one pod with the right document and one with a byte of it
 // changed; every cell is a handshake of its own with them.
 var _ = Describe("release", suite.OneKBS, func() {
-	for _, b := range bindings {
-		Describe("to "+b.tee, Ordered, ContinueOnFailure, Label("tee:"+b.tee), func() {
+	for _, common := range suite.Bindings {
+		b := binding{common, refusesLong[common.TEE]}
+		Describe("to "+b.TEE, Ordered, ContinueOnFailure, Label("tee:"+b.TEE), func() {
 			var (
 				k                *suite.KBS
 				ns, class        string
@@ -75,22 +62,22 @@ var _ = Describe("release", suite.OneKBS, func() {
 				register, askFor string
 			)
 			BeforeAll(func(ctx SpecContext) {
-				c, ok := bed.Class(b.tee, false)
+				c, ok := bed.Class(b.TEE, false)
 				if !ok {
-					Skip("no RuntimeClass of this platform gives evidence of kind " + b.tee)
+					Skip("no RuntimeClass of this platform gives evidence of kind " + b.TEE)
 				}
-				knowsRoots(b.tee)
+				knowsRoots(b.TEE)
 				class, k = c.Name, bed.KBS(ctx)
 				ns = bed.Namespace(ctx, "release")
-				raw, other = document("sha256", k.URL, b.tee), document("sha256", k.URL, b.tee+", another honest one")
-				right, changed = guest{ns, "right", b.tee}, guest{ns, "changed", b.tee}
+				raw, other = document("sha256", k.URL, b.TEE), document("sha256", k.URL, b.TEE+", another honest one")
+				right, changed = guest{ns, "right", b.TEE}, guest{ns, "changed", b.TEE}
 				confidential(ctx, ns, right.name, class, raw)
 				confidential(ctx, ns, changed.name, class, oneByteChanged(raw))
 				path, secret = suite.ResourcePath(ns, "secret"), leak.Secret()
 				Expect(k.SetResource(ctx, path, []byte(secret))).To(Succeed())
-				register = b.register(digest(raw))
+				register = b.Register(digest(raw))
 				askFor = forRegister(register)
-				if b.unbound {
+				if b.Unbound() {
 					askFor = allowAll
 				}
 				bed.Ready(ctx, ns, right.name)
@@ -110,18 +97,18 @@ var _ = Describe("release", suite.OneKBS, func() {
 			// Evidence that anybody can write binds nothing: whatever is presented with
 			// it is taken, in these cells' stead.
 			itBound := It
-			if b.unbound {
+			if b.Unbound() {
 				itBound = func(string, ...any) bool { return false }
 				for name, presented := range map[string]func() []byte{
 					"one byte of the init-data changed on the way":   func() []byte { return oneByteChanged(raw) },
 					"another honest init-data":                       func() []byte { return other },
-					"the same files under another algorithm, sha384": func() []byte { return document("sha384", k.URL, b.tee) },
-					"the same files under another algorithm, sha512": func() []byte { return document("sha512", k.URL, b.tee) },
+					"the same files under another algorithm, sha384": func() []byte { return document("sha384", k.URL, b.TEE) },
+					"the same files under another algorithm, sha512": func() []byte { return document("sha512", k.URL, b.TEE) },
 				} {
 					It("with "+name+": released, and the claim is what was presented", proof.Of("ATTEST-SAMPLE-002"), func(ctx SpecContext) {
 						releases(ctx, k, right, text(presented()), path, secret)
 						token, _ := attested(ctx, k, right, text(presented()))
-						Expect(appraisal(token).InitData()).To(Equal(b.register(digest(presented()))))
+						Expect(appraisal(token).InitData()).To(Equal(b.Register(digest(presented()))))
 						Expect(appraisal(token).InitData()).NotTo(Equal(register))
 						By("control: the default policy releases nothing to such evidence")
 						Expect(k.SetResourcePolicy(ctx, notSample)).To(Succeed())
@@ -160,7 +147,7 @@ var _ = Describe("release", suite.OneKBS, func() {
 			It("with none presented: released where the register is asked for, denied where the document is", proof.Of("ATTEST-INITDATA-003"), func(ctx SpecContext) {
 				token, _ := attested(ctx, k, right, nil)
 				Expect(appraisal(token).InitDataClaims()).To(BeEmpty())
-				if !b.unbound {
+				if !b.Unbound() {
 					Expect(appraisal(token).InitData()).To(Equal(register))
 				}
 				releases(ctx, k, right, nil, path, secret)
@@ -172,7 +159,7 @@ var _ = Describe("release", suite.OneKBS, func() {
 			itBound("with the same files under another algorithm: attestation refused", proof.Of("ATTEST-INITDATA-004"), func(ctx SpecContext) {
 				for _, algorithm := range []string{"sha384", "sha512"} {
 					By(algorithm)
-					refusesEvidence(ctx, k, right, text(document(algorithm, k.URL, b.tee)))
+					refusesEvidence(ctx, k, right, text(document(algorithm, k.URL, b.TEE)))
 				}
 				control(ctx)
 			}, SpecTimeout(limit))
@@ -196,7 +183,7 @@ var _ = Describe("release", suite.OneKBS, func() {
 
 			It("under Trustee's default resource policy: any TEE but sample", proof.Of("ATTEST-SAMPLE-001"), func(ctx SpecContext) {
 				Expect(k.SetResourcePolicy(ctx, notSample)).To(Succeed())
-				if b.unbound {
+				if b.Unbound() {
 					deniesResource(ctx, k, right, text(raw), path)
 					By("control: under a policy that asks for nothing it is released")
 					Expect(k.SetResourcePolicy(ctx, allowAll)).To(Succeed())
@@ -234,8 +221,8 @@ var _ = Describe("release", suite.OneKBS, func() {
 
 			for _, algorithm := range []string{"sha384", "sha512"} {
 				It("with a digest of "+algorithm+": "+longDigest(b), proof.Of("ATTEST-DIGEST-001"), func(ctx SpecContext) {
-					long := document(algorithm, k.URL, b.tee)
-					g := guest{ns, "long-" + algorithm, b.tee}
+					long := document(algorithm, k.URL, b.TEE)
+					g := guest{ns, "long-" + algorithm, b.TEE}
 					confidential(ctx, ns, g.name, class, long)
 					if b.refusesLong != "" {
 						// One that starts will not be refused any more.
@@ -249,9 +236,9 @@ var _ = Describe("release", suite.OneKBS, func() {
 						return
 					}
 					bed.Ready(ctx, ns, g.name)
-					if !b.unbound {
+					if !b.Unbound() {
 						deniesResource(ctx, k, g, text(long), path)
-						Expect(k.SetResourcePolicy(ctx, forRegister(b.register(digest(long))))).To(Succeed())
+						Expect(k.SetResourcePolicy(ctx, forRegister(b.Register(digest(long))))).To(Succeed())
 					}
 					releases(ctx, k, g, text(long), path, secret)
 				}, SpecTimeout(limit))
@@ -273,7 +260,7 @@ func longDigest(b binding) string {
 	switch {
 	case b.refusesLong != "":
 		return "the guest refuses it and no container starts"
-	case b.unbound:
+	case b.Unbound():
 		return "released, as nothing is bound"
 	}
 	return "cut to the register, and released"

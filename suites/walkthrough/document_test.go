@@ -2,14 +2,14 @@ package walkthrough_test
 
 import (
 	"crypto/sha256"
-	"encoding/hex"
 	"strings"
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
 
+	"github.com/coco-e2e/coco-e2e/framework/evidence"
 	"github.com/coco-e2e/coco-e2e/framework/initdata"
-	"github.com/coco-e2e/coco-e2e/framework/measure"
+	"github.com/coco-e2e/coco-e2e/framework/suite"
 	"github.com/coco-e2e/coco-e2e/manifests"
 )
 
@@ -76,12 +76,23 @@ func annotated(raw []byte) map[string]string {
 	return map[string]string{initdata.AnnotationKey: value}
 }
 
-// expectedPCR8 is what a TPM's PCR8 holds after the measurement of raw, by the
-// arithmetic that "the arithmetic" pins to openssl's numbers.
-func expectedPCR8(raw []byte) string {
-	GinkgoHelper()
+// registerOf is what the register that init-data is bound to holds after the
+// measurement of raw: PCR8 in the article, HOST_DATA or MRCONFIGID elsewhere.
+func registerOf(b suite.Binding, raw []byte) string {
 	digest := sha256.Sum256(raw)
-	pcr8, err := measure.PCR8(digest[:])
-	Expect(err).NotTo(HaveOccurred())
-	return hex.EncodeToString(pcr8)
+	return b.Register(digest[:])
+}
+
+// logged is how the KBS's log names the register, and the reference value that
+// attestation-policy.rego compares it with.
+type logged struct{ claim, reference string }
+
+func loggedAs(tee string) logged {
+	switch tee {
+	case evidence.KindTPM:
+		return logged{"tpm.pcr08", "tpm.pcr08"}
+	case evidence.KindAzSNPVTPM, evidence.KindAzTDXVTPM:
+		return logged{tee + ".tpm.pcr08", "tpm.pcr08"}
+	}
+	return logged{"init_data", "init_data"}
 }

@@ -1,8 +1,10 @@
 package existing
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -10,13 +12,18 @@ import (
 	nodev1 "k8s.io/api/node/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
+
+	"github.com/coco-e2e/coco-e2e/framework/evidence"
 )
 
 // Platform is what a cluster offers to confidential pods.
 type Platform struct {
-	Kubernetes string  `json:"kubernetes"`
-	Nodes      []Node  `json:"nodes"`
-	Classes    []Class `json:"classes"`
+	Kubernetes string `json:"kubernetes"`
+	Nodes      []Node `json:"nodes"`
+	// Classes are the RuntimeClasses that the run was asked to use.
+	Classes []Class `json:"classes"`
+	// Others are those that are there beside them.
+	Others []Class `json:"others,omitempty"`
 }
 
 // Node is a node as Kubernetes and Node Feature Discovery describe it.
@@ -25,13 +32,19 @@ type Node struct {
 	Runtime string `json:"runtime"` // such as containerd://2.1.4
 	Kernel  string `json:"kernel"`
 	OS      string `json:"os"`
-	// TEEs are the kinds of TEE hardware that labels speak of: tdx, snp, se.
+	// TEEs are the kinds of TEE hardware that labels and resources speak of: tdx,
+	// snp, se. More than one contradict each other.
 	TEEs []string `json:"tees,omitempty"`
 	// Kata says that the node is labelled as one with Kata.
 	Kata bool `json:"kata"`
+	// Labels are those about TEEs, whatever their value.
+	Labels map[string]string `json:"labels,omitempty"`
+	// Resources are how many confidential VMs the hardware has keys for, by the
+	// resource that stands for them.
+	Resources map[string]string `json:"resources,omitempty"`
 }
 
-// Class is a RuntimeClass that a run was asked to use.
+// Class is a RuntimeClass.
 type Class struct {
 	Name    string `json:"name"`
 	Handler string `json:"handler"`
@@ -44,7 +57,7 @@ type Class struct {
 	EventLog bool `json:"eventLog"`
 	// Nodes is how many nodes its pods can be scheduled to.
 	Nodes int `json:"nodes"`
-	// Kata is the version that the RuntimeClass is labelled with, if any.
+	// Kata is the version that the RuntimeClass is marked with, if any.
 	Kata string `json:"kata,omitempty"`
 }
 
@@ -57,17 +70,56 @@ var teeLabels = map[string]string{
 	"feature.node.kubernetes.io/cpu-security.sev.snp.enabled": "snp",
 	"amd.feature.node.kubernetes.io/snp":                      "snp",
 	"feature.node.kubernetes.io/cpu-security.se.enabled":      "se",
+	"ibm.feature.node.kubernetes.io/se":                       "se",
 }
+
+// teeResources are extended resources that the same rules count confidential VMs with.
+var teeResources = map[corev1.ResourceName]string{"tdx.intel.com/keys": "tdx", "sev-snp.amd.com/esids": "snp"}
 
 // kataLabel is set by kata-deploy on nodes that it has installed Kata on.
 const kataLabel = "katacontainers.io/kata-runtime"
 
+// kataVersion is an annotation of the RuntimeClasses of kata-deploy's Helm
+// chart; appVersion is a label that others' charts have.
+const (
+	kataVersion = "katacontainers.io/kata-version"
+	appVersion  = "app.kubernetes.io/version"
+)
+
 // handlerTEEs are the TEEs that Kata's own handlers stand for. A peer-pods
 // handler (kata-remote) does not say.
 var handlerTEEs = map[string]string{
-	"kata-qemu-tdx": "tdx", "kata-qemu-snp": "snp", "kata-qemu-coco-dev": "sample", "kata-qemu-coco-dev-runtime-rs": "sample",
-	"kata-qemu-tdx-runtime-rs": "tdx", "kata-qemu-snp-runtime-rs": "snp", "kata-clh-tdx": "tdx",
-	"kata-qemu-nvidia-gpu-tdx": "tdx", "kata-qemu-nvidia-gpu-snp": "snp",
+	"kata-qemu-tdx": evidence.KindTDX, "kata-qemu-snp": evidence.KindSNP, "kata-qemu-coco-dev": evidence.KindSample, "kata-clh-tdx": evidence.KindTDX,
+	"kata-qemu-nvidia-gpu-tdx": evidence.KindTDX, "kata-qemu-nvidia-gpu-snp": evidence.KindSNP,
+	"kata-tdx": evidence.KindTDX, "kata-snp": evidence.KindSNP, // of OpenShift sandboxed containers
+}
+
+// teeOfHandler knows Kata's handlers with what may follow their names: -runtime-rs,
+// the suffix of one of several installations, -debug and -devkit.
+func teeOfHandler(handler string) string {
+	for name, tee := range handlerTEEs {
+		if handler == name || strings.HasPrefix(handler, name+"-") {
+			return tee
+		}
+	}
+	return ""
+}
+
+// aboutTEE says whether a node's label is about TEEs: those of Node Feature
+// Discovery's CPU source, of vendors' rules for it and of NVIDIA's operator.
+func aboutTEE(label string) bool {
+	domain, feature, _ := strings.Cut(label, "/")
+	switch {
+	case label == kataLabel:
+		return true
+	case domain == "feature.node.kubernetes.io":
+		return strings.HasPrefix(feature, "cpu-security.")
+	case strings.HasSuffix(domain, ".feature.node.kubernetes.io"):
+		return slices.ContainsFunc([]string{"tdx", "snp", "sev", "se", "sgx", "cc."}, func(word string) bool { return strings.HasPrefix(feature, word) })
+	case domain == "nvidia.com":
+		return strings.HasPrefix(feature, "cc.")
+	}
+	return false
 }
 
 // Labels by which RuntimeClasses of this project's simulator say what they are
@@ -89,6 +141,9 @@ func ParseWanted(text string) ([]Wanted, error) {
 		name, tee, given := strings.Cut(strings.TrimSpace(item), "=")
 		if name == "" || given && tee == "" {
 			return nil, fmt.Errorf("RUNTIME_CLASS=%s: want RuntimeClasses with commas between, each NAME or NAME=KIND such as kata-remote=az-snp-vtpm", text)
+		}
+		if given && !slices.Contains(evidence.Kinds, tee) {
+			return nil, fmt.Errorf("RUNTIME_CLASS=%s: no kind of evidence is called %q; want one of %q", text, tee, evidence.Kinds)
 		}
 		out = append(out, Wanted{name, tee})
 	}
@@ -121,6 +176,12 @@ func Detect(ctx context.Context, kube kubernetes.Interface, wanted []Wanted) (*P
 		}
 		p.Classes = append(p.Classes, *c)
 	}
+	for i := range classes.Items {
+		rc := &classes.Items[i]
+		if !slices.ContainsFunc(wanted, func(w Wanted) bool { return w.Name == rc.Name }) {
+			p.Others = append(p.Others, *offered(rc, nodes.Items, ""))
+		}
+	}
 	return p, nil
 }
 
@@ -134,7 +195,28 @@ func describe(n *corev1.Node) Node {
 			out.TEEs = append(out.TEEs, tee)
 		}
 	}
+	for name, tee := range teeResources {
+		count, there := n.Status.Allocatable[name]
+		if !there {
+			continue
+		}
+		if out.Resources == nil {
+			out.Resources = map[string]string{}
+		}
+		out.Resources[string(name)] = count.String()
+		if !count.IsZero() && !slices.Contains(out.TEEs, tee) {
+			out.TEEs = append(out.TEEs, tee)
+		}
+	}
 	slices.Sort(out.TEEs)
+	for label, value := range n.Labels {
+		if aboutTEE(label) {
+			if out.Labels == nil {
+				out.Labels = map[string]string{}
+			}
+			out.Labels[label] = value
+		}
+	}
 	return out
 }
 
@@ -148,33 +230,39 @@ func class(all []nodev1.RuntimeClass, nodes []corev1.Node, w Wanted) (*Class, er
 		return nil, fmt.Errorf("RUNTIME_CLASS: the cluster has no RuntimeClass %q; it has %q", w.Name, names)
 	}
 	rc := &all[i]
-	c := &Class{
-		Name: rc.Name, Handler: rc.Handler, Simulated: rc.Labels[simulatedLabel] == "true", EventLog: rc.Labels[eventLogLabel] == "true",
-		Kata: rc.Labels["app.kubernetes.io/version"],
-	}
-	for _, tee := range []string{w.TEE, rc.Labels[teeLabel], handlerTEEs[rc.Handler]} {
-		if c.TEE = tee; tee != "" {
-			break
-		}
-	}
-	for j := range nodes {
-		if takes(&nodes[j], rc) {
-			c.Nodes++
-		}
-	}
+	c := offered(rc, nodes, w.TEE)
 	if c.Nodes == 0 {
 		var selector map[string]string
 		if rc.Scheduling != nil {
 			selector = rc.Scheduling.NodeSelector
 		}
-		return nil, fmt.Errorf("RUNTIME_CLASS: no node takes pods of RuntimeClass %q: it has to be ready, schedulable and labelled %v", rc.Name, selector)
+		return nil, fmt.Errorf("RUNTIME_CLASS: no node takes pods of RuntimeClass %q: it has to be ready, schedulable, without taints that the class does not tolerate, and labelled %v", rc.Name, selector)
 	}
 	return c, nil
 }
 
-// takes says whether the class's pods can be scheduled to the node, as far as
-// node selectors and the readiness say.
-func takes(n *corev1.Node, rc *nodev1.RuntimeClass) bool {
+// offered describes a RuntimeClass. tee is the kind of evidence that the user
+// says, or "".
+func offered(rc *nodev1.RuntimeClass, nodes []corev1.Node, tee string) *Class {
+	c := &Class{
+		Name: rc.Name, Handler: rc.Handler, Simulated: rc.Labels[simulatedLabel] == "true", EventLog: rc.Labels[eventLogLabel] == "true",
+		Kata: cmp.Or(rc.Annotations[kataVersion], rc.Labels[appVersion]), TEE: tee,
+	}
+	if label := rc.Labels[teeLabel]; c.TEE == "" && slices.Contains(evidence.Kinds, label) {
+		c.TEE = label
+	}
+	c.TEE = cmp.Or(c.TEE, teeOfHandler(rc.Handler))
+	for i := range nodes {
+		if Takes(&nodes[i], rc) {
+			c.Nodes++
+		}
+	}
+	return c
+}
+
+// Takes says whether the class's pods can be scheduled to the node, as far as
+// its readiness, taints and labels say.
+func Takes(n *corev1.Node, rc *nodev1.RuntimeClass) bool {
 	if n.Spec.Unschedulable {
 		return false
 	}
@@ -183,15 +271,29 @@ func takes(n *corev1.Node, rc *nodev1.RuntimeClass) bool {
 			return false
 		}
 	}
-	if rc.Scheduling == nil {
-		return true
+	var scheduling nodev1.Scheduling
+	if rc.Scheduling != nil {
+		scheduling = *rc.Scheduling
 	}
-	for name, value := range rc.Scheduling.NodeSelector {
+	for _, taint := range n.Spec.Taints {
+		if taint.Effect != corev1.TaintEffectPreferNoSchedule && !slices.ContainsFunc(scheduling.Tolerations, func(t corev1.Toleration) bool { return tolerates(t, taint) }) {
+			return false
+		}
+	}
+	for name, value := range scheduling.NodeSelector {
 		if n.Labels[name] != value {
 			return false
 		}
 	}
 	return true
+}
+
+// tolerates is Kubernetes' rule (core/v1, Toleration).
+func tolerates(t corev1.Toleration, taint corev1.Taint) bool {
+	if t.Effect != "" && t.Effect != taint.Effect || t.Key != "" && t.Key != taint.Key {
+		return false
+	}
+	return t.Operator == corev1.TolerationOpExists || t.Key != "" && t.Value == taint.Value
 }
 
 // Summary is the platform in lines for people.
@@ -202,17 +304,41 @@ func (p *Platform) Summary() []string {
 		if len(n.TEEs) > 0 {
 			hardware = strings.Join(n.TEEs, ", ")
 		}
-		out = append(out, fmt.Sprintf("node %s: %s, %s, kernel %s, Kata labelled: %t", n.Name, hardware, n.Runtime, n.Kernel, n.Kata))
+		line := fmt.Sprintf("node %s: %s, %s, %s, kernel %s, Kata labelled: %t", n.Name, hardware, n.OS, n.Runtime, n.Kernel, n.Kata)
+		for _, label := range slices.Sorted(maps.Keys(n.Labels)) {
+			line += ", " + label + "=" + n.Labels[label]
+		}
+		for _, name := range slices.Sorted(maps.Keys(n.Resources)) {
+			line += ", " + n.Resources[name] + " " + name
+		}
+		out = append(out, line)
 	}
 	for _, c := range p.Classes {
 		tee := "kind of TEE unknown (RUNTIME_CLASS=" + c.Name + "=KIND says it)"
 		if c.TEE != "" {
 			tee = "TEE " + c.TEE
 		}
-		if c.Simulated {
-			tee += ", simulated"
+		out = append(out, c.line(tee))
+	}
+	for _, c := range p.Others {
+		tee := "not asked for"
+		if c.TEE != "" {
+			tee += ", TEE " + c.TEE
 		}
-		out = append(out, fmt.Sprintf("RuntimeClass %s (handler %s): %s, on %d nodes", c.Name, c.Handler, tee, c.Nodes))
+		out = append(out, c.line(tee))
 	}
 	return out
+}
+
+func (c *Class) line(tee string) string {
+	if c.Simulated {
+		tee += ", simulated"
+	}
+	if c.EventLog {
+		tee += ", with a measured event log"
+	}
+	if c.Kata != "" {
+		tee += ", Kata " + c.Kata
+	}
+	return fmt.Sprintf("RuntimeClass %s (handler %s): %s, on %d nodes", c.Name, c.Handler, tee, c.Nodes)
 }

@@ -59,7 +59,11 @@ func (c recording) write(ctx context.Context, t *testbed.Testbed, abort error) (
 		in.Run.Seed = suite.SuiteConfig.RandomSeed
 	}
 	r := report.Build(catalogue, in)
-	return r, errors.Join(r.Write(filepath.Join(c.dir, report.FileName)), renderAll(r, c.dir))
+	// What is not valid is shown to nobody.
+	if err := r.Write(filepath.Join(c.dir, report.FileName)); err != nil {
+		return nil, err
+	}
+	return r, renderAll(r, c.dir)
 }
 
 // ginkgoReport is Ginkgo's own report of the suites.
@@ -99,10 +103,12 @@ func describe(ctx context.Context, t *testbed.Testbed, in *report.Input) {
 	switch {
 	case t.Roots != "" || t.Simulated:
 		im.Roots = "test"
-	case t.TEE != "":
-		im.Roots = "vendor"
+	default:
+		im.Roots = "vendor" // if the run has verified it: report.Build looks
 	}
 	switch {
+	case t.TrusteeNamespace != "":
+		im.KBS = "chart"
 	case t.ExternalKBS.URL != "":
 		im.KBS = "given"
 	case t.KBSURL != "":
@@ -128,16 +134,30 @@ func describe(ctx context.Context, t *testbed.Testbed, in *report.Input) {
 		fmt.Fprintln(os.Stderr, "coco-e2e: the report has nothing of the nodes:", err)
 		return
 	}
+	platform(p, in)
+}
+
+// platform puts everything that was detected into the report.
+func platform(p *existing.Platform, in *report.Input) {
+	im := &in.Implementation
 	in.Environment.Kubernetes = p.Kubernetes
+	in.Environment.Nodes, in.Environment.OtherClasses, im.Classes = nil, nil, nil
 	for _, n := range p.Nodes {
-		in.Environment.Nodes = append(in.Environment.Nodes, report.Node{Name: n.Name, Runtime: n.Runtime, Kernel: n.Kernel, OS: n.OS, TEEs: n.TEEs})
+		in.Environment.Nodes = append(in.Environment.Nodes, report.Node{Name: n.Name, Runtime: n.Runtime, Kernel: n.Kernel, OS: n.OS, TEEs: n.TEEs, Kata: n.Kata, Labels: n.Labels, Resources: n.Resources})
 	}
-	for i, c := range p.Classes {
-		im.Classes[i].Kata = c.Kata
-		if c.Kata != "" && !t.Simulated {
+	for _, c := range p.Classes {
+		im.Classes = append(im.Classes, class(c))
+		if c.Kata != "" && !im.Simulated {
 			im.Name = "Kata Containers " + c.Kata
 		}
 	}
+	for _, c := range p.Others {
+		in.Environment.OtherClasses = append(in.Environment.OtherClasses, class(c))
+	}
+}
+
+func class(c existing.Class) report.Class {
+	return report.Class{Name: c.Name, TEE: c.TEE, EventLog: c.EventLog, Kata: c.Kata, Handler: c.Handler, Simulated: c.Simulated, Nodes: c.Nodes}
 }
 
 // suiteBuilt is what this program was built from, or the checkout where the

@@ -155,6 +155,10 @@ func Read(report []byte) (Outcome, error) {
 	if err := json.Unmarshal(report, &suites); err != nil {
 		return o, fmt.Errorf("report of the suites: %w", err)
 	}
+	catalogue, err := conformance.Load()
+	if err != nil {
+		return o, err
+	}
 	failed, blocked, ran := map[string]bool{}, map[string]bool{}, map[string]bool{}
 	for _, suite := range suites {
 		for _, s := range suite.SpecReports {
@@ -166,6 +170,10 @@ func Read(report []byte) (Outcome, error) {
 				continue
 			}
 			for _, id := range specs.Requirements(s) {
+				// A spec may turn out to be about a kind that the requirement is not about.
+				if q, known := catalogue.Find(id); known && !q.About(about(s)) {
+					continue
+				}
 				switch {
 				case bad:
 					failed[id] = true
@@ -193,6 +201,16 @@ func Read(report []byte) (Outcome, error) {
 	slices.Sort(o.Failed)
 	slices.Sort(o.Blocked)
 	return o, nil
+}
+
+// about is the kind of evidence that a spec turned out to be about, or "".
+func about(s types.SpecReport) (tee string) {
+	for _, e := range s.ReportEntries {
+		if e.Name == conformance.TEEEntry {
+			_ = json.Unmarshal([]byte(e.Value.AsJSON), &tee)
+		}
+	}
+	return tee
 }
 
 // Judge compares a run of the mutant with what it has to fail. It returns nil

@@ -151,6 +151,20 @@ const report = `[{"SuiteDescription": "pod", "SpecReports": [
   {"LeafNodeType": "It", "State": "passed", "LeafNodeLabels": ["requirement:E-E-001"]},
   {"LeafNodeType": "It", "State": "timedout", "LeafNodeLabels": ["requirement:E-E-001"]}]}]`
 
+// A spec of several requirements fails those of the kind that it was about.
+func TestReadTEE(t *testing.T) {
+	const spec = `[{"SpecReports": [{"LeafNodeType": "It", "State": "failed", "LeafNodeLabels": ["requirement:ATTEST-BINDING-001", "requirement:ATTEST-BINDING-002"],
+  "ReportEntries": [{"Name": "tee", "Value": {"AsJSON": "\"tpm\""}}]}]}]`
+	for report, want := range map[string][]string{
+		spec: {"ATTEST-BINDING-001"}, strings.Replace(spec, "tpm", "snp", 1): {"ATTEST-BINDING-002"},
+		strings.Replace(spec, `"tee"`, `"a note"`, 1): {"ATTEST-BINDING-001", "ATTEST-BINDING-002"},
+	} {
+		if o, err := Read([]byte(report)); err != nil || !slices.Equal(o.Failed, want) {
+			t.Errorf("%v, %v, want %v", o.Failed, err, want)
+		}
+	}
+}
+
 func TestRead(t *testing.T) {
 	o, err := Read([]byte(report))
 	if err != nil || !slices.Equal(o.Failed, []string{"A-A-001", "E-E-001"}) || !slices.Equal(o.Passed, []string{"B-B-001"}) || !slices.Equal(o.Blocked, []string{"C-C-001"}) {

@@ -59,9 +59,6 @@ func Build(c *conformance.Catalogue, in Input) *Report {
 		Suite: in.Suite, Implementation: in.Implementation, Environment: in.Environment, Run: in.Run,
 	}
 	r.Suite.Catalogue = c.Digest
-	if !in.Implementation.Simulated && in.Implementation.Roots == "vendor" {
-		r.Claim = Hardware
-	}
 	if r.Run.Aborted != "" {
 		r.SetUp = append(r.SetUp, Spec{Text: "bringing up what the suites run against", Suite: "coco-e2e", Result: Failed, Location: "framework/cmd/coco-e2e", Reason: clip(r.Run.Aborted)})
 	}
@@ -73,8 +70,34 @@ func Build(c *conformance.Catalogue, in Input) *Report {
 		r.Requirements = append(r.Requirements, b.requirement(q))
 	}
 	sortSpecs(r.SetUp)
+	if r.Implementation.Roots == "vendor" && !r.verified() {
+		r.Implementation.Roots = "none"
+	}
+	if r.Implementation.Roots == "vendor" && !r.Implementation.Simulated {
+		r.Claim = Hardware
+	}
 	r.conclude()
 	return r
+}
+
+// certifiedKinds are those whose evidence leads to a vendor's roots: a TPM by
+// itself has no vendor's, and anybody can write a sample.
+var certifiedKinds = []string{"snp", "tdx", "az-snp-vtpm", "az-tdx-vtpm"}
+
+// verifyRequirement is the requirement that evidence verifies under its vendor's roots.
+const verifyRequirement = "ATTEST-VERIFY-001"
+
+// verified says that every class gives evidence that a vendor certifies, and that
+// the run has verified such evidence.
+func (r *Report) verified() bool {
+	for _, c := range r.Implementation.Classes {
+		if c.Simulated || !slices.Contains(certifiedKinds, c.TEE) {
+			return false
+		}
+	}
+	return len(r.Implementation.Classes) > 0 && slices.ContainsFunc(r.Requirements, func(q RequirementResult) bool {
+		return q.ID == verifyRequirement && q.Result == Passed
+	})
 }
 
 type builder struct {
@@ -170,6 +193,8 @@ func (b *builder) entries(out *Spec, s types.SpecReport) {
 			if json.Unmarshal([]byte(text), &t) == nil {
 				out.Evidence = append(out.Evidence, t)
 			}
+		case conformance.TEEEntry:
+			_ = json.Unmarshal([]byte(text), &out.TEE)
 		case TimelineEntry:
 			var t PodTimeline
 			if json.Unmarshal([]byte(text), &t) == nil {
@@ -220,8 +245,7 @@ func (b *builder) requirement(q conformance.Requirement) RequirementResult {
 	applies := len(q.TEEs) == 0 || slices.ContainsFunc(b.report.TEEs(), func(tee string) bool { return slices.Contains(q.TEEs, tee) })
 	for i, s := range specs {
 		// A spec of several requirements may be about a kind that this one is not about.
-		about := s.TEE == "" || len(q.TEEs) == 0 || slices.Contains(q.TEEs, s.TEE)
-		if !about {
+		if !q.About(s.TEE) {
 			specs[i] = Spec{}
 		}
 	}

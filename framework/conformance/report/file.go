@@ -205,9 +205,17 @@ func (r *Report) checkClaim(wrong func(field, format string, a ...any)) {
 		wrong("claim", "%s with evidence verified under roots %q: only vendors' roots are hardware's", Hardware, r.Implementation.Roots)
 	}
 	for _, c := range r.Implementation.Classes {
-		if c.TEE == "sample" {
+		switch {
+		case c.TEE == "sample":
 			wrong("claim", "%s with RuntimeClass %s, whose evidence is a sample that anybody can write", Hardware, c.Name)
+		case c.Simulated:
+			wrong("claim", "%s with RuntimeClass %s, whose TEE is simulated", Hardware, c.Name)
+		case !slices.Contains(certifiedKinds, c.TEE):
+			wrong("claim", "%s with RuntimeClass %s, whose evidence of kind %q no vendor certifies", Hardware, c.Name, c.TEE)
 		}
+	}
+	if !r.verified() {
+		wrong("claim", "%s, and %s did not pass with every RuntimeClass: no evidence was verified under vendors' roots", Hardware, verifyRequirement)
 	}
 }
 

@@ -2,9 +2,12 @@ package report
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"io"
+	"maps"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/coco-e2e/coco-e2e/framework/conformance"
@@ -37,6 +40,16 @@ func (r *Report) Markdown(w io.Writer) error {
 	for _, result := range []Result{Failed, Inconclusive, Skipped, NotRun} {
 		r.section(&b, result)
 	}
+	b.WriteString("\n## Platform\n\n")
+	for _, n := range r.Environment.Nodes {
+		fmt.Fprintf(&b, "- Node %s: %s\n", escape(n.Name), escape(n.Facts()))
+	}
+	for _, c := range r.Implementation.Classes {
+		fmt.Fprintf(&b, "- RuntimeClass %s: %s\n", escape(c.Name), escape(c.Facts()))
+	}
+	for _, c := range r.Environment.OtherClasses {
+		fmt.Fprintf(&b, "- RuntimeClass %s, not asked for: %s\n", escape(c.Name), escape(c.Facts()))
+	}
 	fmt.Fprintf(&b, "\nReproduce: `%s`. Catalogue `%s`, results `%s`.\n", r.Run.Command, r.Suite.Catalogue, r.ResultDigest)
 	_, err := w.Write(bounded(b.Bytes(), maxMarkdown))
 	return err
@@ -52,8 +65,12 @@ func (r *Report) headline() string {
 		}
 	}
 	of := "**" + escape(r.Implementation.Name) + "**"
-	if r.Claim == Simulated {
+	switch {
+	case r.Claim == Hardware:
+	case r.Implementation.Simulated:
 		of += ", simulated TEE: no statement about hardware"
+	default:
+		of += ", evidence not verified under vendors' roots: no statement about hardware"
 	}
 	return fmt.Sprintf("%s. Suite at %s, %s.", of, commit, r.Run.Started.UTC().Format("2006-01-02 15:04 UTC"))
 }
@@ -72,6 +89,40 @@ func (r *Report) platform() string {
 		classes = append(classes, c.Name+" ("+kind+")")
 	}
 	return strings.Join(append(parts, "RuntimeClasses "+strings.Join(classes, ", ")), "; ") + "."
+}
+
+// Facts are what is known of a node, in words.
+func (n Node) Facts() string {
+	parts := []string{n.OS, "Linux " + n.Kernel, n.Runtime}
+	parts = append(parts, n.TEEs...)
+	if n.Kata {
+		parts = append(parts, "labelled as one with Kata")
+	}
+	for _, label := range slices.Sorted(maps.Keys(n.Labels)) {
+		parts = append(parts, label+"="+n.Labels[label])
+	}
+	for _, name := range slices.Sorted(maps.Keys(n.Resources)) {
+		parts = append(parts, n.Resources[name]+" "+name)
+	}
+	return strings.Join(parts, ", ")
+}
+
+// Facts are what is known of a RuntimeClass, in words.
+func (c Class) Facts() string {
+	parts := []string{"evidence of kind " + cmp.Or(c.TEE, "unknown")}
+	if c.Handler != "" {
+		parts = append(parts, "handler "+c.Handler)
+	}
+	if c.Simulated {
+		parts = append(parts, "simulated")
+	}
+	if c.EventLog {
+		parts = append(parts, "with a measured event log")
+	}
+	if c.Kata != "" {
+		parts = append(parts, "Kata "+c.Kata)
+	}
+	return strings.Join(append(parts, fmt.Sprintf("nodes: %d", c.Nodes)), ", ")
 }
 
 func (r *Report) section(b *bytes.Buffer, result Result) {

@@ -86,9 +86,11 @@ type Implementation struct {
 	Name string `json:"name" yaml:"name"`
 	// Simulated says that the TEE is.
 	Simulated bool `json:"simulated" yaml:"simulated"`
-	// Roots is under whose roots evidence was verified: vendor, test or none.
+	// Roots is under whose roots evidence was verified: vendor, test or none. It is
+	// vendor only where every class gives evidence that a vendor certifies, and the
+	// run has verified it.
 	Roots string `json:"roots" yaml:"roots"`
-	// KBS is simulator, given or none.
+	// KBS is simulator, chart (Trustee's, installed by the run), given or none.
 	KBS string `json:"kbs" yaml:"kbs"`
 	// Classes are the RuntimeClasses of confidential pods.
 	Classes []Class `json:"classes" yaml:"classes"`
@@ -101,8 +103,14 @@ type Class struct {
 	TEE string `json:"tee" yaml:"tee"`
 	// EventLog says that its guests measure what is asked of their agent.
 	EventLog bool `json:"eventLog,omitempty" yaml:"eventLog,omitempty"`
-	// Kata is the version that it is labelled with.
+	// Kata is the version that it is marked with.
 	Kata string `json:"kata,omitempty" yaml:"kata,omitempty"`
+	// Handler is what it is called in the nodes' container runtime.
+	Handler string `json:"handler,omitempty" yaml:"handler,omitempty"`
+	// Simulated says that its TEE is this project's simulator.
+	Simulated bool `json:"simulated,omitempty" yaml:"simulated,omitempty"`
+	// Nodes is how many nodes take its pods.
+	Nodes int `json:"nodes,omitempty" yaml:"nodes,omitempty"`
 }
 
 // Environment is what the implementation ran on.
@@ -111,6 +119,8 @@ type Environment struct {
 	Provider   string `json:"provider" yaml:"provider"`
 	Kubernetes string `json:"kubernetes" yaml:"kubernetes"`
 	Nodes      []Node `json:"nodes" yaml:"nodes"`
+	// OtherClasses are RuntimeClasses that are there and were not asked for.
+	OtherClasses []Class `json:"otherClasses,omitempty" yaml:"otherClasses,omitempty"`
 }
 
 // Node is a node of the cluster.
@@ -120,6 +130,12 @@ type Node struct {
 	Kernel  string   `json:"kernel" yaml:"kernel"`
 	OS      string   `json:"os" yaml:"os"`
 	TEEs    []string `json:"tees,omitempty" yaml:"tees,omitempty"`
+	// Kata says that it is labelled as one with Kata.
+	Kata bool `json:"kata,omitempty" yaml:"kata,omitempty"`
+	// Labels are those about TEEs.
+	Labels map[string]string `json:"labels,omitempty" yaml:"labels,omitempty"`
+	// Resources are how many confidential VMs it has keys for.
+	Resources map[string]string `json:"resources,omitempty" yaml:"resources,omitempty"`
 }
 
 // ProfileResult is what a profile's requirements come to.

@@ -10,6 +10,7 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"encoding/xml"
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
@@ -270,39 +271,86 @@ func TestParseRefuses(t *testing.T) {
 }
 
 func TestHardware(t *testing.T) {
+	withVerify, err := conformance.Parse([]byte(catalogueText +
+		"  - {id: ATTEST-VERIFY-001, level: MUST, profile: attestation, text: Evidence MUST verify., source: the article}\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	verified := func(state types.SpecState) types.SpecReport {
+		return spec("verifies", state, "why", req("ATTEST-VERIFY-001"), "tee:snp")
+	}
 	for name, c := range map[string]struct {
 		change func(*Implementation)
+		verify types.SpecState
 		claim  Claim
+		roots  string
+		says   string // of a report that claims hardware all the same
 	}{
-		"vendor's roots": {func(*Implementation) {}, Hardware},
-		"test roots":     {func(i *Implementation) { i.Roots = "test" }, Simulated},
-		"no roots":       {func(i *Implementation) { i.Roots = "none" }, Simulated},
-		"simulated":      {func(i *Implementation) { i.Simulated = true }, Simulated},
+		"vendor's roots":           {func(*Implementation) {}, types.SpecStatePassed, Hardware, "vendor", ""},
+		"test roots":               {func(i *Implementation) { i.Roots = "test" }, types.SpecStatePassed, Simulated, "test", `roots "test"`},
+		"no roots":                 {func(i *Implementation) { i.Roots = "none" }, types.SpecStatePassed, Simulated, "none", `roots "none"`},
+		"simulated":                {func(i *Implementation) { i.Simulated = true }, types.SpecStatePassed, Simulated, "vendor", "a simulated TEE"},
+		"a simulated class":        {func(i *Implementation) { i.Classes[0].Simulated = true }, types.SpecStatePassed, Simulated, "none", "whose TEE is simulated"},
+		"sample evidence":          {func(i *Implementation) { i.Classes[0].TEE = "sample" }, types.SpecStatePassed, Simulated, "none", "sample that anybody can write"},
+		"a TPM by itself":          {func(i *Implementation) { i.Classes[0].TEE = "tpm" }, types.SpecStatePassed, Simulated, "none", `kind "tpm" no vendor certifies`},
+		"an unknown kind":          {func(i *Implementation) { i.Classes[0].TEE = "" }, types.SpecStatePassed, Simulated, "none", `kind "" no vendor certifies`},
+		"a sample beside":          {func(i *Implementation) { i.Classes = append(i.Classes, Class{Name: "dev", TEE: "sample"}) }, types.SpecStatePassed, Simulated, "none", "RuntimeClass dev"},
+		"evidence failed":          {func(*Implementation) {}, types.SpecStateFailed, Simulated, "none", "no evidence was verified"},
+		"evidence was not looked":  {func(*Implementation) {}, types.SpecStateSkipped, Simulated, "none", "no evidence was verified"},
+		"no class at all":          {func(i *Implementation) { i.Classes = nil }, types.SpecStatePassed, Simulated, "none", "no evidence was verified"},
+		"the KBS of Trustee chart": {func(i *Implementation) { i.KBS = "chart" }, types.SpecStatePassed, Hardware, "vendor", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
-			in := input(allPassed()...)
-			in.Implementation.Simulated, in.Implementation.Roots = false, "vendor"
+			in := input(append(allPassed(), verified(c.verify))...)
+			in.Implementation.Simulated, in.Implementation.Roots, in.Implementation.Classes[0].TEE = false, "vendor", "snp"
 			c.change(&in.Implementation)
-			r := Build(catalogue(t), in)
-			if r.Claim != c.claim {
-				t.Errorf("claims %s, want %s", r.Claim, c.claim)
+			r := Build(withVerify, in)
+			if r.Claim != c.claim || r.Implementation.Roots != c.roots {
+				t.Errorf("claims %s under roots %s, want %s, %s", r.Claim, r.Implementation.Roots, c.claim, c.roots)
+			}
+			b, _ := r.Marshal()
+			if _, err := Parse(b); err != nil {
+				t.Errorf("what was built is not valid: %v", err)
+			}
+			var page, summary bytes.Buffer
+			if err := errors.Join(r.HTML(&page), r.Markdown(&summary)); err != nil {
+				t.Fatal(err)
+			}
+			for format, text := range map[string]string{"page": page.String(), "summary": summary.String()} {
+				if strings.Contains(text, "no statement about hardware") != (c.claim == Simulated) {
+					t.Errorf("the %s does not say what the claim %s is worth", format, c.claim)
+				}
 			}
 			if c.claim == Hardware {
 				return
 			}
 			r.Claim = Hardware
+			if r.Implementation.Roots == "none" && in.Implementation.Roots == "vendor" {
+				r.Implementation.Roots = "vendor"
+			}
 			r.conclude()
-			b, _ := r.Marshal()
-			if _, err := Parse(b); err == nil || !strings.Contains(err.Error(), "claim: ") {
-				t.Errorf("a report that claims hardware is taken: %v", err)
+			b, _ = r.Marshal()
+			if _, err := Parse(b); err == nil || !strings.Contains(err.Error(), "claim: ") || !strings.Contains(err.Error(), c.says) {
+				t.Errorf("a report that claims hardware: %v, want %q", err, c.says)
 			}
 		})
 	}
-	in := input(allPassed()...)
-	in.Implementation.Simulated, in.Implementation.Roots, in.Implementation.Classes[0].TEE = false, "vendor", "sample"
-	b, _ := Build(catalogue(t), in).Marshal()
-	if _, err := Parse(b); err == nil || !strings.Contains(err.Error(), "sample that anybody can write") {
-		t.Errorf("sample evidence is taken for hardware: %v", err)
+}
+
+// A spec of several requirements counts for those of the kind that it turned out
+// to be about.
+func TestTEEOfTheRun(t *testing.T) {
+	in := input(append(allPassed(), spec("the register", types.SpecStateFailed, "differs", req("ATTEST-BINDING-001"), req("ATTEST-BINDING-002")))...)
+	in.Implementation.Classes = append(in.Implementation.Classes, Class{Name: "kata-cc-snp", TEE: "snp"})
+	in.Ginkgo[0].SpecReports[3] = spec("snp", types.SpecStatePassed, "", req("ATTEST-BINDING-002"), "tee:snp")
+	last := &in.Ginkgo[0].SpecReports[len(in.Ginkgo[0].SpecReports)-1]
+	last.ReportEntries = types.ReportEntries{{Name: conformance.TEEEntry, Value: types.WrapEntryValue("tpm")}}
+	last.ReportEntries[0].Value.AsJSON = `"tpm"`
+	r := Build(catalogue(t), in)
+	for id, want := range map[string]Result{"ATTEST-BINDING-001": Failed, "ATTEST-BINDING-002": Passed} {
+		if got := find(t, r, id).Result; got != want {
+			t.Errorf("%s: %s, want %s", id, got, want)
+		}
 	}
 }
 
