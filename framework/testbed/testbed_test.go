@@ -56,7 +56,7 @@ func TestNodesAndShimFromEnvironment(t *testing.T) {
 }
 
 func TestKeptWithoutACluster(t *testing.T) {
-	b, err := Kept(Options{Cache: t.TempDir(), Name: "x"})
+	b, err := Kept(t.Context(), Options{Cache: t.TempDir(), Name: "x"})
 	if b != nil || err != nil {
 		t.Errorf("got %v, %v, want neither", b, err)
 	}

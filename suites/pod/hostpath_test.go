@@ -127,7 +127,7 @@ func claim(ctx context.Context, ns, name, dir string) {
 	access := []corev1.PersistentVolumeAccessMode{corev1.ReadWriteMany}
 	core := bed.Pods.Kube.CoreV1()
 	volume, err := core.PersistentVolumes().Create(ctx, &corev1.PersistentVolume{
-		ObjectMeta: metav1.ObjectMeta{Name: ns + "-" + name},
+		ObjectMeta: metav1.ObjectMeta{Name: ns + "-" + name, Labels: bed.Pods.Labels},
 		Spec: corev1.PersistentVolumeSpec{
 			Capacity: size, AccessModes: access, PersistentVolumeReclaimPolicy: corev1.PersistentVolumeReclaimRetain,
 			PersistentVolumeSource: corev1.PersistentVolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: dir}},
