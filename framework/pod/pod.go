@@ -47,15 +47,24 @@ func NewClient(cfg *rest.Config) (*Client, error) {
 	return &Client{Kube: kube, cfg: cfg}, nil
 }
 
+// What Pod Security Admission lets into a namespace: Enforce is the label, its
+// values are Kubernetes' levels.
+const (
+	Enforce    = "pod-security.kubernetes.io/enforce"
+	Baseline   = "baseline"
+	Privileged = "privileged"
+)
+
 // Namespace creates a namespace with a generated name and waits for its
-// default ServiceAccount, without which no pod can be created in it.
+// default ServiceAccount, without which no pod can be created in it. Its pods may
+// be of the level Baseline, whatever the cluster's default is.
 func (c *Client) Namespace(ctx context.Context, prefix string) (string, error) {
 	return c.NamespaceLabelled(ctx, prefix, nil)
 }
 
 // NamespaceLabelled is Namespace with more labels.
 func (c *Client) NamespaceLabelled(ctx context.Context, prefix string, labels map[string]string) (string, error) {
-	all := map[string]string{}
+	all := map[string]string{Enforce: Baseline}
 	maps.Copy(all, c.Labels)
 	maps.Copy(all, labels)
 	ns, err := c.Kube.CoreV1().Namespaces().Create(ctx,

@@ -161,6 +161,13 @@ func (b *Bed) Namespace(ctx context.Context, prefix string) string {
 	return b.namespace(ctx, prefix, nil)
 }
 
+// PrivilegedNamespace is Namespace for pods of Pod Security Admission's level
+// Privileged: those that ask for something of the node.
+func (b *Bed) PrivilegedNamespace(ctx context.Context, prefix string) string {
+	GinkgoHelper()
+	return b.namespace(ctx, prefix, map[string]string{pod.Enforce: pod.Privileged})
+}
+
 func (b *Bed) namespace(ctx context.Context, prefix string, labels map[string]string) string {
 	GinkgoHelper()
 	ns, err := b.Pods.NamespaceLabelled(ctx, prefix, labels)

@@ -15,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/client-go/kubernetes"
 
+	"github.com/coco-e2e/coco-e2e/framework/pod"
 	"github.com/coco-e2e/coco-e2e/manifests"
 )
 
@@ -36,7 +37,7 @@ func (t *Testbed) deployTrustee(ctx context.Context, o Options) error {
 	if err != nil {
 		return errors.New("KBS_CHART needs the program helm in PATH: https://helm.sh/docs/intro/install/")
 	}
-	if t.TrusteeNamespace, err = t.Pods.Namespace(ctx, trusteePrefix); err != nil {
+	if t.TrusteeNamespace, err = t.Pods.NamespaceLabelled(ctx, trusteePrefix, map[string]string{pod.Enforce: pod.Privileged}); err != nil {
 		return err
 	}
 	if err := t.save(); err != nil { // so that Down knows the namespace
