@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -49,7 +50,7 @@ func runCommand() *cobra.Command {
 		Use: "run", Short: "Bring up a testbed, run the suites on it, write the reports, take it away", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			o, err := options()
-			if err = errors.Join(err, s.to.check()); err != nil {
+			if err = errors.Join(err, s.to.check(), checkTimeout()); err != nil {
 				return errors.Join(err, s.refused(o, err))
 			}
 			return runSuites(cmd, o, s, nil)
@@ -264,11 +265,12 @@ func runSuites(cmd *cobra.Command, o testbed.Options, s selection, more func(*te
 	}
 	var t *testbed.Testbed
 	if needsCluster(s.suites) {
+		fresh := handle(o) == ""
 		if t, err = up(cmd.Context(), o); err != nil {
 			return errors.Join(record.aborted(err), s.to.deliver(context.WithoutCancel(cmd.Context()), dir, kubeThere(o)))
 		}
 		if !s.keep {
-			defer func() { err = errors.Join(err, down(o), savePhases(o, dir, s.String() == "")) }()
+			defer func() { err = errors.Join(err, down(o), savePhases(o, dir, s.String() == "" && fresh && err == nil)) }()
 		}
 	}
 	s.mark = leak.NewMark()
@@ -312,7 +314,7 @@ func ginkgo(ctx context.Context, o testbed.Options, binaries []string, dir strin
 	args = append(args,
 		"run", "--procs", strconv.Itoa(min(8, 2*runtime.NumCPU())), "--randomize-all",
 		"--output-dir", dir, "--json-report", ginkgoReport,
-		"--poll-progress-after", "60s", "--timeout", "30m", "--keep-going",
+		"--poll-progress-after", "60s", "--timeout", suiteTimeout(), "--keep-going",
 	)
 	watching := s.output == nil && onTerminal()
 	if watching || !term.IsTerminal(int(os.Stdout.Fd())) {
@@ -351,6 +353,17 @@ func ginkgo(ctx context.Context, o testbed.Options, binaries []string, dir strin
 			return errSpecsFailed
 		}
 		return fmt.Errorf("ginkgo: %w", err)
+	}
+	return nil
+}
+
+// suiteTimeout bounds all suites together: SUITE_TIMEOUT. VMs of real hardware
+// take longer to boot than simulated guests.
+func suiteTimeout() string { return cmp.Or(os.Getenv("SUITE_TIMEOUT"), "30m") }
+
+func checkTimeout() error {
+	if d, err := time.ParseDuration(suiteTimeout()); err != nil || d <= 0 {
+		return fmt.Errorf("SUITE_TIMEOUT=%s: use a duration, such as 90m", suiteTimeout())
 	}
 	return nil
 }
