@@ -251,15 +251,25 @@ type Testbed struct {
 
 // Prepare builds all that needs building, and touches no cluster.
 func Prepare(ctx context.Context, o Options) (*node.Image, *simulation.Parts, error) {
-	nodes := &node.Builder{
-		Source: filepath.Join(o.Root, "framework/cluster/node/programs"), Cache: filepath.Join(o.Cache, "node"), Progress: o.Progress,
-	}
-	img, err := nodes.Build(ctx)
+	img, err := nodeImage(ctx, o)
 	if err != nil {
 		return nil, nil, err
 	}
-	parts, err := (&simulation.Builder{Root: o.Root, Cache: filepath.Join(o.Cache, "simulation"), Progress: o.Progress}).Build(ctx, img)
+	parts, err := simulated(ctx, o, img)
 	return img, parts, err
+}
+
+// nodeImage builds the image of nodes. The first time it compiles Kubernetes.
+func nodeImage(ctx context.Context, o Options) (*node.Image, error) {
+	nodes := &node.Builder{
+		Source: filepath.Join(o.Root, "framework/cluster/node/programs"), Cache: filepath.Join(o.Cache, "node"), Progress: o.Progress,
+	}
+	return nodes.Build(ctx)
+}
+
+// simulated builds the simulators; img is nil where nodes run another image.
+func simulated(ctx context.Context, o Options, img *node.Image) (*simulation.Parts, error) {
+	return (&simulation.Builder{Root: o.Root, Cache: filepath.Join(o.Cache, "simulation"), Progress: o.Progress}).Build(ctx, img)
 }
 
 // Up brings up a testbed. On error, what was started stays for a look at its
@@ -269,14 +279,7 @@ func Up(ctx context.Context, o Options) (*Testbed, error) {
 		return upExisting(ctx, o)
 	}
 	ChooseProvider(ctx, &o)
-	img, parts, err := Prepare(ctx, o)
-	if err != nil {
-		return nil, err
-	}
-	if err := o.Shim.Check(img.Rootfs); err != nil {
-		return nil, err
-	}
-	c, err := bringUp(ctx, o, img, parts)
+	c, parts, err := bringUp(ctx, o)
 	if err != nil {
 		return nil, err
 	}

@@ -97,11 +97,20 @@ func up(ctx context.Context, o testbed.Options) (*testbed.Testbed, error) {
 		return t, err
 	}
 	t, err = testbed.Up(ctx, o)
-	if err != nil && os.Getenv("KEEP") == "" {
-		saveNodeLogs(o)
-		return nil, errors.Join(err, down(o))
+	if err != nil {
+		return nil, giveUp(o, os.Getenv("KEEP") != "", err)
 	}
-	return t, err
+	return t, nil
+}
+
+// giveUp keeps the logs of a testbed that did not come up, and takes it away
+// unless it is to be looked at.
+func giveUp(o testbed.Options, keep bool, err error) error {
+	saveNodeLogs(o)
+	if keep {
+		return err
+	}
+	return errors.Join(err, down(o))
 }
 
 // saveNodeLogs keeps the logs of a node that did not come up.

@@ -269,8 +269,11 @@ func runSuites(cmd *cobra.Command, o testbed.Options, s selection, more func(*te
 		if t, err = up(cmd.Context(), o); err != nil {
 			return errors.Join(record.aborted(err), s.to.deliver(context.WithoutCancel(cmd.Context()), dir, kubeThere(o)))
 		}
-		if !s.keep {
-			defer func() { err = errors.Join(err, down(o), savePhases(o, dir, s.String() == "" && fresh && err == nil)) }()
+		whole := func() bool { return s.String() == "" && fresh && err == nil }
+		if s.keep {
+			defer func() { err = errors.Join(err, savePhases(o, dir, whole())) }()
+		} else {
+			defer func() { err = errors.Join(err, down(o), savePhases(o, dir, whole())) }()
 		}
 	}
 	s.mark = leak.NewMark()
