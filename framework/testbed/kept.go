@@ -87,7 +87,9 @@ func Kept(ctx context.Context, o Options) (*Testbed, error) {
 	case h.Provider != Existing:
 		return nil, fmt.Errorf("the cluster %s that an earlier run kept %s: remove it with `make down`", h.Name, other)
 	}
-	return nil, o.Progress.Do(fmt.Sprintf("cluster %s: what an earlier run left %s; remove it", h.Name, other), func() error { return downExisting(ctx, *h) })
+	return nil, o.Progress.Do(fmt.Sprintf("cluster %s: what an earlier run left %s; remove it", h.Name, other), func() error {
+		return errors.Join(restoreKBS(ctx, h), downExisting(ctx, *h))
+	})
 }
 
 // differs says in what the testbed is not what o asks for; "" is in nothing.
@@ -121,7 +123,8 @@ func (h *Handle) differs(o Options) string {
 func (o Options) asked() map[string]string {
 	values := map[string]string{
 		"KBS_URL": o.KBS.URL, "KBS_ADMIN_URL": o.KBS.AdminURL, "KBS_ADMIN_TOKEN": o.KBS.AdminToken, "KBS_CERT": o.KBS.CA,
-		"KBS_CHART": o.KBS.Chart, "KBS_VALUES": o.KBS.ChartValues, "WORKLOAD_IMAGE": o.Workload,
+		"KBS_RESOURCE_POLICY": o.KBS.ResourcePolicy,
+		"KBS_CHART":           o.KBS.Chart, "KBS_VALUES": o.KBS.ChartValues, "WORKLOAD_IMAGE": o.Workload,
 	}
 	if o.Provider == Existing {
 		// The file's content too: a path can come to name another cluster.
