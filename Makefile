@@ -14,6 +14,7 @@ help: ## say what there is
 	@echo "  FOCUS='text'      run only specs whose text matches this regular expression"
 	@echo "  LABELS='expr'     run only specs with these labels (Ginkgo label filter)"
 	@echo "  SUITES=a,b        run only these suites of suites/"
+	@echo "  SUITE_TIMEOUT=d   how long the suites may take together (30m)"
 	@echo "  NODES=3           nodes of the cluster (1)"
 	@echo "  CLUSTER=x         local, kind, or existing with KUBECONFIG and RUNTIME_CLASS (found out)"
 	@echo "  CLUSTER_NAME=x    name of the cluster (coco-e2e)"
