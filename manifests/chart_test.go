@@ -79,7 +79,7 @@ func TestChartJob(t *testing.T) {
 	if got := strings.Join(pod.Containers[0].Args, " "); got != "run --config-map tests/coco-e2e-report" {
 		t.Errorf("args: %s", got)
 	}
-	if *job.Spec.BackoffLimit != 0 || pod.ServiceAccountName != "night" || len(pod.Tolerations) != 1 || pod.Volumes[1].PersistentVolumeClaim.ClaimName != "keep" {
+	if *job.Spec.BackoffLimit != 0 || *pod.TerminationGracePeriodSeconds != 240 || pod.ServiceAccountName != "night" || len(pod.Tolerations) != 1 || pod.Volumes[1].PersistentVolumeClaim.ClaimName != "keep" {
 		t.Errorf("%+v", job.Spec)
 	}
 	if _, err := rendered(t, nil); err == nil || !strings.Contains(err.Error(), "runtimeClass is required") {
@@ -99,6 +99,16 @@ func TestChartRights(t *testing.T) {
 	}
 	if got, want := rules(t, files["rbac.yaml"]), rules(t, string(documented)); !reflect.DeepEqual(got, want) {
 		t.Errorf("the chart grants %+v, and existing/rbac.yaml documents %+v", got, want)
+	}
+	statistics, err := os.ReadFile("existing/statistics.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if files, err = rendered(t, map[string]any{"runtimeClass": "x", "statistics": true}); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := rules(t, files["rbac.yaml"]), append(rules(t, string(documented)), rules(t, string(statistics))...); !reflect.DeepEqual(got, want) {
+		t.Errorf("with statistics the chart grants %+v, and existing/ documents %+v", got, want)
 	}
 }
 

@@ -102,7 +102,7 @@ func WriteImage(ctx context.Context, dir, registry, pause string) error {
 			return err
 		}
 	}
-	if err := node.CopyWithLibraries("/usr/sbin/runc", root); err != nil {
+	if err := node.CopyRunc(root); err != nil {
 		return err
 	}
 	return run(ctx, registry, "pause-bundle", "--pause", pause, "--out", filepath.Join(root, "pause_bundle"))

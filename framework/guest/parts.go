@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/coco-e2e/coco-e2e/framework/cluster/node"
 )
 
 // ShellImage is the image that a lone guest can pull: busybox with a few of its
@@ -38,10 +40,11 @@ func Build(ctx context.Context, root, cache, dir string) (Parts, error) {
 	if os.Getuid() != 0 {
 		return p, errors.New("a lone guest needs namespaces, mounts and cgroups: run as root")
 	}
-	for program, pkg := range map[string]string{busybox: "busybox-static", "/usr/sbin/runc": "runc"} {
-		if _, err := os.Stat(program); err != nil {
-			return p, fmt.Errorf("%w: run scripts/prerequisites, or apt-get install %s", err, pkg)
-		}
+	if _, err := os.Stat(busybox); err != nil {
+		return p, fmt.Errorf("%w: run scripts/prerequisites, or apt-get install busybox-static", err)
+	}
+	if _, err := node.Runc(); err != nil {
+		return p, err
 	}
 	if err := os.MkdirAll(cache, 0o755); err != nil {
 		return p, fmt.Errorf("cache: %w", err)

@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"sort"
 	"strings"
 
@@ -28,7 +29,10 @@ import (
 type Client struct {
 	// Kube is the typed client, for what this package does not cover.
 	Kube kubernetes.Interface
-	cfg  *rest.Config
+	// Labels are put on every namespace that is made; whoever makes another object
+	// that belongs to no namespace puts them there too.
+	Labels map[string]string
+	cfg    *rest.Config
 }
 
 // NewClient returns a client for the cluster that cfg names.
@@ -43,16 +47,28 @@ func NewClient(cfg *rest.Config) (*Client, error) {
 	return &Client{Kube: kube, cfg: cfg}, nil
 }
 
+// What Pod Security Admission lets into a namespace: Enforce is the label, its
+// values are Kubernetes' levels.
+const (
+	Enforce    = "pod-security.kubernetes.io/enforce"
+	Baseline   = "baseline"
+	Privileged = "privileged"
+)
+
 // Namespace creates a namespace with a generated name and waits for its
-// default ServiceAccount, without which no pod can be created in it.
+// default ServiceAccount, without which no pod can be created in it. Its pods may
+// be of the level Baseline, whatever the cluster's default is.
 func (c *Client) Namespace(ctx context.Context, prefix string) (string, error) {
 	return c.NamespaceLabelled(ctx, prefix, nil)
 }
 
-// NamespaceLabelled is Namespace with labels.
+// NamespaceLabelled is Namespace with more labels.
 func (c *Client) NamespaceLabelled(ctx context.Context, prefix string, labels map[string]string) (string, error) {
+	all := map[string]string{Enforce: Baseline}
+	maps.Copy(all, c.Labels)
+	maps.Copy(all, labels)
 	ns, err := c.Kube.CoreV1().Namespaces().Create(ctx,
-		&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: prefix + "-", Labels: labels}}, metav1.CreateOptions{})
+		&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: prefix + "-", Labels: all}}, metav1.CreateOptions{})
 	if err != nil {
 		return "", fmt.Errorf("create namespace %s-…: %w", prefix, err)
 	}

@@ -37,7 +37,7 @@ func (b *Bed) Probe(ctx context.Context, victim *corev1.Pod) *Probe {
 		p.containers = append(p.containers, id)
 	}
 	Expect(p.containers).NotTo(BeEmpty(), "%s: no container of %s has an id", pod.InconclusiveMark, victim.Name)
-	p.ns = b.namespace(ctx, "probe", map[string]string{"pod-security.kubernetes.io/enforce": "privileged"})
+	p.ns = b.PrivilegedNamespace(ctx, "probe")
 	privileged, no, propagation, grace := true, false, corev1.MountPropagationHostToContainer, int64(0)
 	one := b.Pod(p.ns, p.name, func(q *corev1.Pod) {
 		q.Spec = corev1.PodSpec{

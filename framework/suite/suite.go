@@ -24,6 +24,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/klog/v2"
 
+	"github.com/coco-e2e/coco-e2e/framework/interrupt"
 	"github.com/coco-e2e/coco-e2e/framework/pod"
 	"github.com/coco-e2e/coco-e2e/framework/progress"
 	"github.com/coco-e2e/coco-e2e/framework/progress/live"
@@ -75,9 +76,10 @@ func Run(t *testing.T, name string) {
 	RunSpecs(t, name)
 }
 
-// Watched has the suite tell how its specs go on to whoever watches the run. Run
-// does so; a suite without a testbed calls it before RunSpecs.
+// Watched has the suite end with its run, and tell how its specs go on to whoever
+// watches the run. Run does so; a suite without a testbed calls it before RunSpecs.
 func Watched() {
+	interrupt.Follow()
 	if os.Getenv(live.Variable) == "" {
 		return
 	}
@@ -127,10 +129,15 @@ func Testbed() *Bed {
 }
 
 func findOrBringUp(ctx context.Context) *testbed.Testbed {
+	t, err := testbed.OfRun()
+	Expect(err).NotTo(HaveOccurred())
+	if t != nil {
+		return t
+	}
 	o, err := testbed.FromEnvironment()
 	Expect(err).NotTo(HaveOccurred())
 	o.Progress = progress.New(GinkgoWriter)
-	t, err := testbed.Kept(o)
+	t, err = testbed.Kept(ctx, o)
 	Expect(err).NotTo(HaveOccurred())
 	if t != nil {
 		return t
@@ -152,6 +159,13 @@ func findOrBringUp(ctx context.Context) *testbed.Testbed {
 func (b *Bed) Namespace(ctx context.Context, prefix string) string {
 	GinkgoHelper()
 	return b.namespace(ctx, prefix, nil)
+}
+
+// PrivilegedNamespace is Namespace for pods of Pod Security Admission's level
+// Privileged: those that ask for something of the node.
+func (b *Bed) PrivilegedNamespace(ctx context.Context, prefix string) string {
+	GinkgoHelper()
+	return b.namespace(ctx, prefix, map[string]string{pod.Enforce: pod.Privileged})
 }
 
 func (b *Bed) namespace(ctx context.Context, prefix string, labels map[string]string) string {

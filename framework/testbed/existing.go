@@ -10,7 +10,6 @@ import (
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/coco-e2e/coco-e2e/framework/cluster/existing"
-	"github.com/coco-e2e/coco-e2e/framework/pod"
 )
 
 // Images of pods on clusters that pull for themselves, where the user names none.
@@ -76,6 +75,10 @@ func upExisting(ctx context.Context, o Options) (*Testbed, error) {
 		o.Progress.Printf("cluster: %s", line)
 	}
 	h := existingHandle(o, platform)
+	h.Run, h.Asked = newRun(), o.asked()
+	if h.ClusterID, err = clusterID(ctx, kube); err != nil {
+		return nil, err
+	}
 	t, err := Open(h)
 	if err != nil {
 		return nil, err
@@ -83,6 +86,11 @@ func upExisting(ctx context.Context, o Options) (*Testbed, error) {
 	if err := os.MkdirAll(filepath.Join(t.StateRoot, t.Name), 0o700); err != nil {
 		return nil, err
 	}
+	// Before anything is made, so that Down knows of it whatever happens.
+	if err := t.save(); err != nil {
+		return nil, err
+	}
+	o.Progress.Printf("cluster: what this run makes is labelled %s=%s", RunLabel, h.Run)
 	switch {
 	case o.KBS.Chart != "":
 		err = o.Progress.Do("KBS: install Trustee's chart", func() error { return t.deployTrustee(ctx, o) })
@@ -96,7 +104,7 @@ func upExisting(ctx context.Context, o Options) (*Testbed, error) {
 	if err != nil {
 		return nil, err
 	}
-	return t, t.save()
+	return t, t.complete()
 }
 
 func existingHandle(o Options, p *existing.Platform) Handle {
@@ -135,27 +143,4 @@ func (t *Testbed) deployOwnKBS(ctx context.Context) error {
 	kbs, err := t.DeployKBS(ctx, KBSOptions{Namespace: ns})
 	t.KBSURL, t.KBSAdminKey = kbs.URL, kbs.AdminKey
 	return err
-}
-
-// downExisting removes what a run made on a cluster that stays.
-func downExisting(ctx context.Context, h Handle) error {
-	c, err := existing.Open(h.Kubeconfig)
-	if err != nil {
-		return err
-	}
-	pods, err := pod.NewClient(c.KubernetesRestConfig())
-	if err != nil {
-		return err
-	}
-	if h.TrusteeNamespace != "" {
-		if err := (&Testbed{Handle: h, Pods: pods}).removeTrustee(ctx); err != nil {
-			return err
-		}
-	}
-	if h.KBSNamespace != "" {
-		if err := pods.DeleteNamespace(ctx, h.KBSNamespace); err != nil {
-			return err
-		}
-	}
-	return os.RemoveAll(filepath.Join(h.StateRoot, h.Name))
 }

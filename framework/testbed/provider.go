@@ -48,11 +48,66 @@ func ChooseProvider(ctx context.Context, o *Options) {
 }
 
 // bringUp makes the cluster and puts the simulated TEE on it.
-func bringUp(ctx context.Context, o Options, img *node.Image, parts *simulation.Parts) (cluster.Provider, error) {
+func bringUp(ctx context.Context, o Options) (cluster.Provider, *simulation.Parts, error) {
+	var k kindNodes
 	if o.Provider == Kind {
-		return bringUpKind(ctx, o, img, parts)
+		var err error
+		if k, err = kindNodesOf(ctx, o); err != nil {
+			return nil, nil, err
+		}
 	}
-	return bringUpLocal(ctx, o, img, parts)
+	var img *node.Image
+	if k.image == "" {
+		var err error
+		if img, err = nodeImage(ctx, o); err != nil {
+			return nil, nil, err
+		}
+		if err := o.Shim.Check(img.Rootfs); err != nil {
+			return nil, nil, err
+		}
+	}
+	parts, err := simulated(ctx, o, img)
+	if err != nil {
+		return nil, nil, err
+	}
+	var c cluster.Provider
+	if o.Provider == Kind {
+		c, err = bringUpKind(ctx, o, k, img, parts)
+	} else {
+		c, err = bringUpLocal(ctx, o, img, parts)
+	}
+	return c, parts, err
+}
+
+// kindNodes are what runs kind's nodes.
+type kindNodes struct {
+	engine kind.Engine
+	// image is "" for the local provider's.
+	image string
+}
+
+// kindNodesOf finds an engine, and has it fetch kind's published image unless
+// KIND_IMAGE names another. Where that cannot be had, the local provider's serves.
+func kindNodesOf(ctx context.Context, o Options) (kindNodes, error) {
+	engine, err := kind.DetectEngine(ctx)
+	if err != nil {
+		return kindNodes{}, fmt.Errorf("CLUSTER=kind: %w; start one, or use CLUSTER=local", err)
+	}
+	if image := os.Getenv("KIND_IMAGE"); image != "" {
+		return kindNodes{engine, image}, nil
+	}
+	image, err := engine.PublishedImage(ctx)
+	if err == nil {
+		err = o.Progress.Do("kind: published node image", func() error { return engine.Pull(ctx, image) })
+	}
+	if err != nil {
+		if ctx.Err() != nil {
+			return kindNodes{}, ctx.Err()
+		}
+		o.Progress.Printf("kind: %v; the local provider's node image serves", err)
+		return kindNodes{engine: engine}, nil
+	}
+	return kindNodes{engine, image}, nil
 }
 
 // bringUpLocal shows the nodes what the simulated TEE needs before they start.
@@ -74,17 +129,8 @@ func bringUpLocal(ctx context.Context, o Options, img *node.Image, parts *simula
 }
 
 // bringUpKind installs the simulated TEE as on any cluster, with a DaemonSet.
-func bringUpKind(ctx context.Context, o Options, img *node.Image, parts *simulation.Parts) (cluster.Provider, error) {
-	engine, err := kind.DetectEngine(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("CLUSTER=kind: %w; start one, or use CLUSTER=local", err)
-	}
-	k := kind.Options{Name: o.Name, Nodes: o.Nodes, StateRoot: o.ClustersDir(), Engine: engine, NodeImage: os.Getenv("KIND_IMAGE"), Own: img, Progress: o.Progress}
-	if k.NodeImage == "" {
-		if k.NodeImage, err = engine.PublishedImage(ctx); err != nil {
-			o.Progress.Printf("kind: %v; the local provider's node image serves", err)
-		}
-	}
+func bringUpKind(ctx context.Context, o Options, of kindNodes, img *node.Image, parts *simulation.Parts) (cluster.Provider, error) {
+	k := kind.Options{Name: o.Name, Nodes: o.Nodes, StateRoot: o.ClustersDir(), Engine: of.engine, NodeImage: of.image, Own: img, Progress: o.Progress}
 	archive, err := (&simulation.Builder{Root: o.Root, Cache: filepath.Join(o.Cache, "simulation"), Progress: o.Progress}).DeployArchive(ctx, parts)
 	if err != nil {
 		return nil, err

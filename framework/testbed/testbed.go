@@ -153,6 +153,15 @@ type Handle struct {
 	Name       string `json:"name"`
 	StateRoot  string `json:"stateRoot"`
 	Kubeconfig string `json:"kubeconfig"`
+	// Run names the run on a cluster that was there: what it makes is labelled with
+	// it. "" for others, whose clusters go as a whole.
+	Run string `json:"run,omitempty"`
+	// ClusterID tells a cluster that was there from others.
+	ClusterID string `json:"clusterID,omitempty"`
+	// Complete says that the testbed came up.
+	Complete bool `json:"complete"`
+	// Asked are digests of what the testbed was asked to be, by variable.
+	Asked map[string]string `json:"asked,omitempty"`
 	// RuntimeClass of confidential pods where a spec asks for no other.
 	RuntimeClass string `json:"runtimeClass"`
 	// Classes are all RuntimeClasses of confidential pods, RuntimeClass first.
@@ -242,15 +251,25 @@ type Testbed struct {
 
 // Prepare builds all that needs building, and touches no cluster.
 func Prepare(ctx context.Context, o Options) (*node.Image, *simulation.Parts, error) {
-	nodes := &node.Builder{
-		Source: filepath.Join(o.Root, "framework/cluster/node/programs"), Cache: filepath.Join(o.Cache, "node"), Progress: o.Progress,
-	}
-	img, err := nodes.Build(ctx)
+	img, err := nodeImage(ctx, o)
 	if err != nil {
 		return nil, nil, err
 	}
-	parts, err := (&simulation.Builder{Root: o.Root, Cache: filepath.Join(o.Cache, "simulation"), Progress: o.Progress}).Build(ctx, img)
+	parts, err := simulated(ctx, o, img)
 	return img, parts, err
+}
+
+// nodeImage builds the image of nodes. The first time it compiles Kubernetes.
+func nodeImage(ctx context.Context, o Options) (*node.Image, error) {
+	nodes := &node.Builder{
+		Source: filepath.Join(o.Root, "framework/cluster/node/programs"), Cache: filepath.Join(o.Cache, "node"), Progress: o.Progress,
+	}
+	return nodes.Build(ctx)
+}
+
+// simulated builds the simulators; img is nil where nodes run another image.
+func simulated(ctx context.Context, o Options, img *node.Image) (*simulation.Parts, error) {
+	return (&simulation.Builder{Root: o.Root, Cache: filepath.Join(o.Cache, "simulation"), Progress: o.Progress}).Build(ctx, img)
 }
 
 // Up brings up a testbed. On error, what was started stays for a look at its
@@ -260,14 +279,7 @@ func Up(ctx context.Context, o Options) (*Testbed, error) {
 		return upExisting(ctx, o)
 	}
 	ChooseProvider(ctx, &o)
-	img, parts, err := Prepare(ctx, o)
-	if err != nil {
-		return nil, err
-	}
-	if err := o.Shim.Check(img.Rootfs); err != nil {
-		return nil, err
-	}
-	c, err := bringUp(ctx, o, img, parts)
+	c, parts, err := bringUp(ctx, o)
 	if err != nil {
 		return nil, err
 	}
@@ -277,7 +289,7 @@ func Up(ctx context.Context, o Options) (*Testbed, error) {
 		Shim: o.Shim.Name(), LegacyInitData: o.Shim.Kata == "", // Kata 4.1 ignores that annotation.
 
 		Nginx: parts.Images["nginx"].Pinned(), UnlistedImage: simulation.KBSImage, ProbeImage: simulation.ProbeImage,
-		NodeLogs: c.Logs(), Nodes: len(c.Nodes()),
+		NodeLogs: c.Logs(), Nodes: len(c.Nodes()), Asked: o.asked(),
 	}
 	if o.Workload != "" {
 		h.Nginx = o.Workload
@@ -299,12 +311,12 @@ func Up(ctx context.Context, o Options) (*Testbed, error) {
 		if err := o.Progress.Do("KBS: install Trustee's chart", func() error { return t.deployTrustee(ctx, o) }); err != nil {
 			return nil, err
 		}
-		return t, t.save()
+		return t, t.complete()
 	}
 	if o.KBS.URL != "" {
 		t.KBSURL, t.ExternalKBS = o.KBS.URL, o.KBS
 		o.Progress.Printf("KBS: %s, which was given", o.KBS.URL)
-		return t, t.save()
+		return t, t.complete()
 	}
 	if err := o.Progress.Do("KBS: deploy", func() error {
 		if err := t.cluster.LoadImageArchive(ctx, parts.KBSArchive); err != nil {
@@ -317,7 +329,7 @@ func Up(ctx context.Context, o Options) (*Testbed, error) {
 	}); err != nil {
 		return nil, err
 	}
-	return t, t.save()
+	return t, t.complete()
 }
 
 // Open returns the testbed that h describes.
@@ -330,28 +342,16 @@ func Open(h Handle) (*Testbed, error) {
 	if err != nil {
 		return nil, err
 	}
+	if h.Run != "" {
+		pods.Labels = map[string]string{RunLabel: h.Run}
+	}
 	t := &Testbed{Handle: h, Pods: pods}
 	t.cluster, err = open(h)
 	return t, err
 }
 
-// readHandle reads the handle that o's cluster left, nil if there is none.
-func readHandle(o Options) (*Handle, error) {
-	b, err := os.ReadFile(o.handlePath())
-	if errors.Is(err, os.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	var h Handle
-	if err := json.Unmarshal(b, &h); err != nil {
-		return nil, fmt.Errorf("%s: %w; remove the cluster with `make down`", o.handlePath(), err)
-	}
-	return &h, nil
-}
-
-func (o Options) handlePath() string { return filepath.Join(o.ClustersDir(), o.Name, "testbed.json") }
+// HandlePath is where the handle of o's testbed is kept.
+func (o Options) HandlePath() string { return filepath.Join(o.ClustersDir(), o.Name, "testbed.json") }
 
 func (t *Testbed) save() error {
 	b, err := json.Marshal(t.Handle)
@@ -361,22 +361,10 @@ func (t *Testbed) save() error {
 	return os.WriteFile(filepath.Join(t.StateRoot, t.Name, "testbed.json"), b, 0o600)
 }
 
-// Kept returns the testbed that an earlier run kept, or nil.
-func Kept(o Options) (*Testbed, error) {
-	h, err := readHandle(o)
-	if h == nil || err != nil {
-		return nil, err
-	}
-	if o.Provider != "" && h.Provider != o.Provider {
-		return nil, fmt.Errorf("the cluster %s that an earlier run kept is a %s one, and CLUSTER asks for %s: remove it with `make down`", h.Name, h.Provider, o.Provider)
-	}
-	if h.ExternalKBS.Chart != o.KBS.Chart || o.KBS.Chart == "" && h.ExternalKBS.URL != o.KBS.URL {
-		return nil, fmt.Errorf("the cluster %s that an earlier run kept has the KBS %q, and KBS_URL asks for %q: remove it with `make down`", h.Name, h.ExternalKBS.URL, o.KBS.URL)
-	}
-	if h.Provider != Existing && h.Shim != o.Shim.Name() {
-		return nil, fmt.Errorf("the cluster %s that an earlier run kept has the shim %s, and SHIM asks for %s: remove it with `make down`", h.Name, h.Shim, o.Shim.Name())
-	}
-	return Open(*h)
+// complete saves the handle of a testbed that is up.
+func (t *Testbed) complete() error {
+	t.Complete = true
+	return t.save()
 }
 
 // LoadImage loads an image's archive onto the nodes.

@@ -56,7 +56,7 @@ func TestNodesAndShimFromEnvironment(t *testing.T) {
 }
 
 func TestKeptWithoutACluster(t *testing.T) {
-	b, err := Kept(Options{Cache: t.TempDir(), Name: "x"})
+	b, err := Kept(t.Context(), Options{Cache: t.TempDir(), Name: "x"})
 	if b != nil || err != nil {
 		t.Errorf("got %v, %v, want neither", b, err)
 	}
@@ -100,7 +100,8 @@ func TestKBSFromEnvironment(t *testing.T) {
 		"bad URL":       {map[string]string{"KBS_URL": "kbs:8080"}, ExternalKBS{}, "KBS_URL=kbs:8080"},
 		"its policy": {
 			map[string]string{"KBS_URL": "http://kbs:8080", "KBS_RESOURCE_POLICY": files + "/policy.rego"},
-			ExternalKBS{URL: "http://kbs:8080", AdminURL: "http://kbs:8080", ResourcePolicy: "package policy\ndefault allow := false\n"}, "",
+			ExternalKBS{URL: "http://kbs:8080", AdminURL: "http://kbs:8080", ResourcePolicy: "package policy\ndefault allow := false\n"},
+			"",
 		},
 		"a policy alone":  {map[string]string{"KBS_RESOURCE_POLICY": files + "/policy.rego"}, ExternalKBS{}, "KBS_URL only"},
 		"a broken policy": {map[string]string{"KBS_URL": "http://kbs:8080", "KBS_RESOURCE_POLICY": files + "/broken.rego"}, ExternalKBS{}, "KBS_RESOURCE_POLICY=" + files + "/broken.rego: the policy for other resources: "},

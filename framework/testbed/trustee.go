@@ -15,12 +15,15 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/client-go/kubernetes"
 
+	"github.com/coco-e2e/coco-e2e/framework/pod"
 	"github.com/coco-e2e/coco-e2e/manifests"
 )
 
 // What Trustee's Helm chart (deployment/helm-chart of its repository) makes.
 const (
 	trusteeRelease = "trustee"
+	// trusteePrefix begins the name of the namespace.
+	trusteePrefix = "coco-trustee"
 	// adminTokenKey is the key of the Secret with an administrator's token, which
 	// the chart's bootstrap job makes.
 	adminTokenKey = "KBS_ADMIN_TOKEN"
@@ -34,7 +37,7 @@ func (t *Testbed) deployTrustee(ctx context.Context, o Options) error {
 	if err != nil {
 		return errors.New("KBS_CHART needs the program helm in PATH: https://helm.sh/docs/intro/install/")
 	}
-	if t.TrusteeNamespace, err = t.Pods.Namespace(ctx, "coco-trustee"); err != nil {
+	if t.TrusteeNamespace, err = t.Pods.NamespaceLabelled(ctx, trusteePrefix, map[string]string{pod.Enforce: pod.Privileged}); err != nil {
 		return err
 	}
 	if err := t.save(); err != nil { // so that Down knows the namespace

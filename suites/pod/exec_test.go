@@ -36,7 +36,18 @@ func script(text string) func(*corev1.Pod) {
 // running makes a pod and waits until it is Ready; it returns its namespace.
 func running(ctx context.Context, name string, edits ...func(*corev1.Pod)) string {
 	GinkgoHelper()
-	ns := bed.Namespace(ctx, "pod")
+	return runningIn(ctx, bed.Namespace(ctx, "pod"), name, edits...)
+}
+
+// privileged is running for a pod that asks for something of the node, or for
+// more than containers have.
+func privileged(ctx context.Context, name string, edits ...func(*corev1.Pod)) string {
+	GinkgoHelper()
+	return runningIn(ctx, bed.PrivilegedNamespace(ctx, "pod"), name, edits...)
+}
+
+func runningIn(ctx context.Context, ns, name string, edits ...func(*corev1.Pod)) string {
+	GinkgoHelper()
 	bed.Create(ctx, bed.Pod(ns, name, edits...))
 	bed.Ready(ctx, ns, name)
 	return ns

@@ -54,7 +54,7 @@ var _ = Describe("hostPath", Label("pod"), func() {
 	// Without a shared file system Kata's shim copies what is there when the
 	// container is made, and nothing after that.
 	It("is a copy of what the node had when the container was made, in chunks of 1 MiB", proof.Of("HOST-PATH-001"), func(ctx SpecContext) {
-		ns := bed.Namespace(ctx, "pod")
+		ns := bed.PrivilegedNamespace(ctx, "pod")
 		dir, writer := onNode(ctx, ns, "writer")
 		// All of sub belongs to one: a copy's owner becomes the directory's above
 		// it, too (Kata src/agent/src/rpc.rs, do_copy_file).
@@ -82,7 +82,7 @@ var _ = Describe("hostPath", Label("pod"), func() {
 	}, SpecTimeout(limit))
 
 	It("a device is the guest's own of that name", proof.Of("HOST-PATH-002"), func(ctx SpecContext) {
-		ns := running(ctx, "p", mounted("/dev/nothing", hostPath("/dev/null", corev1.HostPathCharDev)))
+		ns := privileged(ctx, "p", mounted("/dev/nothing", hostPath("/dev/null", corev1.HostPathCharDev)))
 		Expect(shell(ctx, ns, "p", "stat -c '%F %t:%T' /dev/nothing; echo x > /dev/nothing; wc -c < /dev/nothing")).
 			To(Equal("character special file 1:3\n0\n"))
 	}, SpecTimeout(limit))
@@ -90,7 +90,7 @@ var _ = Describe("hostPath", Label("pod"), func() {
 	// A socket can be neither copied nor shared. Its mount goes to the guest
 	// unchanged, and there is no such file.
 	It("a socket of the node is out of reach", proof.Of("HOST-PATH-003"), func(ctx SpecContext) {
-		ns := bed.Namespace(ctx, "pod")
+		ns := bed.PrivilegedNamespace(ctx, "pod")
 		const socket = "/run/containerd/containerd.sock"
 		By("control: a pod on the node gets it")
 		start(ctx, ns, "near", ordinary, mounted("/socket", hostPath(socket, corev1.HostPathSocket)))
@@ -103,7 +103,7 @@ var _ = Describe("hostPath", Label("pod"), func() {
 
 	// The same for whatever else the kubelet mounts on the node.
 	It("a persistent volume of the node's keeps nothing that the guest writes", proof.Of("HOST-PATH-004"), func(ctx SpecContext) {
-		ns := bed.Namespace(ctx, "pod")
+		ns := bed.PrivilegedNamespace(ctx, "pod")
 		dir, writer := onNode(ctx, ns, "writer")
 		shell(ctx, ns, "writer", "echo node > /node/file")
 		claim(ctx, ns, "data", dir)
@@ -127,7 +127,7 @@ func claim(ctx context.Context, ns, name, dir string) {
 	access := []corev1.PersistentVolumeAccessMode{corev1.ReadWriteMany}
 	core := bed.Pods.Kube.CoreV1()
 	volume, err := core.PersistentVolumes().Create(ctx, &corev1.PersistentVolume{
-		ObjectMeta: metav1.ObjectMeta{Name: ns + "-" + name},
+		ObjectMeta: metav1.ObjectMeta{Name: ns + "-" + name, Labels: bed.Pods.Labels},
 		Spec: corev1.PersistentVolumeSpec{
 			Capacity: size, AccessModes: access, PersistentVolumeReclaimPolicy: corev1.PersistentVolumeReclaimRetain,
 			PersistentVolumeSource: corev1.PersistentVolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: dir}},

@@ -160,7 +160,7 @@ var _ = Describe("host name", Label("pod"), func() {
 // guest's (Kata, docs/Limitations.md).
 var _ = Describe("the node's namespaces", Label("pod"), func() {
 	It("hostPID shows the guest's processes, not the node's", proof.Of("HOST-NAMESPACE-001"), func(ctx SpecContext) {
-		ns := running(ctx, "p", second("other", "exec sleep 4242"), func(p *corev1.Pod) { p.Spec.HostPID = true })
+		ns := privileged(ctx, "p", second("other", "exec sleep 4242"), func(p *corev1.Pod) { p.Spec.HostPID = true })
 		all := commandsOf(processesWith(ctx, ns, "p", "sleep infinity", "sleep 4242", ContainSubstring("pause")))
 		Expect(all).NotTo(ContainElement(ContainSubstring("kubelet")))
 
@@ -170,7 +170,7 @@ var _ = Describe("the node's namespaces", Label("pod"), func() {
 	}, SpecTimeout(limit))
 
 	It("hostIPC shares memory segments within the pod, not with the node", proof.Of("HOST-NAMESPACE-002"), func(ctx SpecContext) {
-		ns := bed.Namespace(ctx, "pod")
+		ns := bed.PrivilegedNamespace(ctx, "pod")
 		hostIPC := func(p *corev1.Pod) { p.Spec.HostIPC = true }
 		near := start(ctx, ns, "near", ordinary, hostIPC, whereKataIs(ctx))
 		DeferCleanup(func(ctx SpecContext) { shell(ctx, ns, "near", "rm /dev/shm/"+ns) }, NodeTimeout(20*time.Second))
@@ -189,7 +189,7 @@ var _ = Describe("the node's namespaces", Label("pod"), func() {
 		if !bed.Simulated {
 			Skip("what network a VM has that got no pod's is the platform's affair")
 		}
-		ns := bed.Namespace(ctx, "pod")
+		ns := bed.PrivilegedNamespace(ctx, "pod")
 		hostNetwork := func(p *corev1.Pod) { p.Spec.HostNetwork = true }
 		By("control: a pod on the node reaches the kubelet")
 		start(ctx, ns, "near", ordinary, hostNetwork)

@@ -104,7 +104,7 @@ var _ = Describe("users and groups", Label("pod"), func() {
 
 var _ = Describe("capabilities", Label("pod"), func() {
 	It("are the usual ones, less what is dropped, and what is added", proof.Of("POD-SECURITY-003"), func(ctx SpecContext) {
-		ns := running(ctx, "p",
+		ns := privileged(ctx, "p",
 			also("dropped", corev1.SecurityContext{Capabilities: capabilities("", "ALL")}),
 			also("one", corev1.SecurityContext{Capabilities: capabilities("NET_BIND_SERVICE", "ALL")}),
 			also("added", corev1.SecurityContext{Capabilities: capabilities("NET_ADMIN", "ALL")}),
@@ -130,15 +130,15 @@ var _ = Describe("capabilities", Label("pod"), func() {
 	}, SpecTimeout(limit))
 
 	It("a privileged container has more of them, and nothing hidden, in its guest", proof.Of("POD-SECURITY-004"), func(ctx SpecContext) {
-		ns := running(ctx, "p", secured(corev1.SecurityContext{Privileged: ref(true)}), also("ordinary", corev1.SecurityContext{}))
+		ns := privileged(ctx, "p", secured(corev1.SecurityContext{Privileged: ref(true)}), also("ordinary", corev1.SecurityContext{}))
 		has := func(container string) uint64 {
 			mask, err := strconv.ParseUint(status(ctx, ns, "p", container, "1")["CapEff"], 16, 64)
 			Expect(err).NotTo(HaveOccurred())
 			return mask
 		}
-		privileged, normal := has(suite.Container), has("ordinary")
-		Expect(privileged & normal).To(Equal(normal))
-		Expect(privileged & (1 << sysAdminBit)).NotTo(BeZero())
+		more, normal := has(suite.Container), has("ordinary")
+		Expect(more & normal).To(Equal(normal))
+		Expect(more & (1 << sysAdminBit)).NotTo(BeZero())
 		Expect(normal & (1 << sysAdminBit)).To(BeZero())
 
 		options := func(container, path string) string {
@@ -205,7 +205,7 @@ var _ = Describe("restrictions", Label("pod"), func() {
 	}, SpecTimeout(limit))
 
 	It("safe sysctls are the pod's own", proof.Of("POD-SECURITY-008"), func(ctx SpecContext) {
-		ns := bed.Namespace(ctx, "pod")
+		ns := bed.PrivilegedNamespace(ctx, "pod")
 		bed.Create(ctx, bed.Pod(ns, "plain"))
 		start(ctx, ns, "p", sysctls("kernel.shm_rmid_forced", "1", "net.ipv4.ip_unprivileged_port_start", "80", "net.ipv4.tcp_syncookies", "0"),
 			second("other", "sleep infinity"))

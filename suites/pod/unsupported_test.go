@@ -48,7 +48,7 @@ var _ = Describe("what Kata with guest pull does not support", Label("pod"), fun
 
 	// There is nothing to propagate to: the guest has a copy.
 	It("a bidirectional mount does not reach the node", proof.Of("POD-LIMITATION-003"), func(ctx SpecContext) {
-		ns := bed.Namespace(ctx, "pod")
+		ns := bed.PrivilegedNamespace(ctx, "pod")
 		both := corev1.MountPropagationBidirectional
 		dir, writer := onNode(ctx, ns, "writer")
 		start(ctx, ns, "p", beside(writer), secured(corev1.SecurityContext{Privileged: ref(true)}),

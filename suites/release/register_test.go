@@ -75,7 +75,7 @@ var _ = Describe("a container that drives its guest's TPM", suite.OneKBS, func()
 				Skip("no RuntimeClass of this platform gives evidence of kind " + tee)
 			}
 			knowsRoots(tee)
-			k, ns := bed.KBS(ctx), bed.Namespace(ctx, "release")
+			k, ns := bed.KBS(ctx), bed.PrivilegedNamespace(ctx, "release")
 			raw := document("sha256", k.URL, ns)
 			path, secret := suite.ResourcePath(ns, "secret"), leak.Secret()
 			Expect(k.SetResource(ctx, path, []byte(secret))).To(Succeed())

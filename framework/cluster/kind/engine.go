@@ -124,6 +124,15 @@ func (e Engine) PublishedImage(ctx context.Context) (string, error) {
 	return kinddefaults.Image, nil
 }
 
+// Pull has the engine fetch an image that it has not.
+func (e Engine) Pull(ctx context.Context, ref string) error {
+	if e.hasImage(ctx, ref) {
+		return nil
+	}
+	_, err := e.run(ctx, nil, "pull", ref)
+	return err
+}
+
 // ownImage gives the engine the node image that the local provider runs, and
 // returns its name there.
 func (e Engine) ownImage(ctx context.Context, img *node.Image) (string, error) {

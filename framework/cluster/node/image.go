@@ -11,6 +11,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -39,8 +40,37 @@ const (
 	corednsImage = "registry.k8s.io/coredns/coredns:v1.14.6"
 )
 
-// debianPrograms are taken from the machine with the libraries that they load.
-var debianPrograms = []string{"/usr/sbin/runc", "/usr/sbin/nft"}
+// nft is taken from the machine with the libraries that it loads, and so is runc.
+const nft = "/usr/sbin/nft"
+
+// Runc finds the machine's runc: Debian's package has it in /usr/sbin, Docker's
+// containerd.io in /usr/bin.
+func Runc() (string, error) {
+	path, err := exec.LookPath("runc")
+	if err != nil {
+		return "", fmt.Errorf("no runc in PATH: run scripts/prerequisites, or apt-get install runc: %w", err)
+	}
+	return filepath.Abs(path)
+}
+
+// CopyRunc copies the machine's runc with its libraries into root, as /usr/sbin/runc.
+func CopyRunc(root string) error {
+	path, err := Runc()
+	if err != nil {
+		return err
+	}
+	if err := CopyWithLibraries(path, root); err != nil {
+		return err
+	}
+	to := filepath.Join(root, "usr/sbin/runc")
+	if from := filepath.Join(root, path); from != to {
+		if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
+			return err
+		}
+		return os.Rename(from, to)
+	}
+	return nil
+}
 
 // Busybox is Debian's static build (package busybox-static).
 const Busybox = "/bin/busybox"
@@ -69,9 +99,9 @@ type Builder struct {
 // Build returns the image, from the cache when it is there. The first build
 // compiles Kubernetes, which takes several minutes.
 func (b *Builder) Build(ctx context.Context) (*Image, error) {
-	for _, p := range append([]string{Busybox}, debianPrograms...) {
+	for _, p := range []string{Busybox, nft} {
 		if _, err := os.Stat(p); err != nil {
-			return nil, fmt.Errorf("node image: %s is missing: run scripts/prerequisites, or apt-get install runc nftables busybox-static", p)
+			return nil, fmt.Errorf("node image: %s is missing: run scripts/prerequisites, or apt-get install nftables busybox-static", p)
 		}
 	}
 	key, err := b.key()
@@ -245,12 +275,7 @@ func installPrograms(img *Image) error {
 			return err
 		}
 	}
-	for _, p := range debianPrograms {
-		if err := CopyWithLibraries(p, r); err != nil {
-			return err
-		}
-	}
-	return nil
+	return errors.Join(CopyRunc(r), CopyWithLibraries(nft, r))
 }
 
 // CopyWithLibraries copies the program at path and the shared libraries that
@@ -319,7 +344,11 @@ func (b *Builder) key() (string, error) {
 	for _, f := range []string{"node/entrypoint", "node/containerd.toml", "node/10-node.conflist"} {
 		fmt.Fprintf(h, "%s %x\n", f, sha256.Sum256(manifests.Read(f)))
 	}
-	for _, p := range append([]string{Busybox}, debianPrograms...) {
+	runc, err := Runc()
+	if err != nil {
+		return "", err
+	}
+	for _, p := range []string{Busybox, runc, nft} {
 		if err := hashFile(h, "/", p); err != nil {
 			return "", err
 		}

@@ -3,11 +3,12 @@ package node
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 )
 
 func TestKeyNamesTheIngredients(t *testing.T) {
-	if _, err := os.Stat(debianPrograms[0]); err != nil {
+	if _, err := Runc(); err != nil {
 		t.Skip("runc is not installed: run scripts/prerequisites")
 	}
 	source := t.TempDir()
@@ -29,17 +30,38 @@ func TestKeyNamesTheIngredients(t *testing.T) {
 	}
 }
 
-func TestCopyWithLibraries(t *testing.T) {
-	if _, err := os.Stat(debianPrograms[0]); err != nil {
+// runc is found where PATH has it, and is where guests and nodes look for it.
+func TestCopyRunc(t *testing.T) {
+	if _, err := Runc(); err != nil {
 		t.Skip("runc is not installed: run scripts/prerequisites")
 	}
-	root := t.TempDir()
-	if err := CopyWithLibraries(debianPrograms[0], root); err != nil {
+	real, err := Runc()
+	if err != nil {
 		t.Fatal(err)
 	}
-	for _, f := range []string{debianPrograms[0], "/lib64/ld-linux-x86-64.so.2"} {
-		if _, err := os.Stat(filepath.Join(root, f)); err != nil {
-			t.Error(err)
-		}
+	elsewhere := t.TempDir()
+	if err := os.Symlink(real, filepath.Join(elsewhere, "runc")); err != nil {
+		t.Fatal(err)
+	}
+	for name, path := range map[string]string{"the machine's": os.Getenv("PATH"), "elsewhere": elsewhere + ":" + os.Getenv("PATH")} {
+		t.Run(name, func(t *testing.T) {
+			t.Setenv("PATH", path)
+			root := t.TempDir()
+			if err := CopyRunc(root); err != nil {
+				t.Fatal(err)
+			}
+			for _, f := range []string{"/usr/sbin/runc", "/lib64/ld-linux-x86-64.so.2"} {
+				if info, err := os.Lstat(filepath.Join(root, f)); err != nil || !info.Mode().IsRegular() {
+					t.Errorf("%s: %v, %v", f, info, err)
+				}
+			}
+			if left, _ := filepath.Glob(filepath.Join(root, elsewhere, "*")); len(left) > 0 {
+				t.Errorf("left %s", left)
+			}
+		})
+	}
+	t.Setenv("PATH", t.TempDir())
+	if _, err := Runc(); err == nil || !strings.Contains(err.Error(), "scripts/prerequisites") {
+		t.Errorf("without runc: %v", err)
 	}
 }

@@ -45,7 +45,7 @@ func writeImages(img *Image, archive string) error {
 		return err
 	}
 	nftRoot := filepath.Join(filepath.Dir(archive), "nft")
-	if err := CopyWithLibraries("/usr/sbin/nft", nftRoot); err != nil {
+	if err := CopyWithLibraries(nft, nftRoot); err != nil {
 		return err
 	}
 	nft, err := layer(img, nil, nil, nftRoot)

@@ -80,6 +80,7 @@ type Parts struct {
 
 // Build compiles the simulators and assembles the guest image and the workload
 // images. What did not change is taken from Go's build cache or from earlier runs.
+// img is nil where nodes run another image.
 func (b *Builder) Build(ctx context.Context, img *node.Image) (*Parts, error) {
 	p := &Parts{
 		NodePrograms: filepath.Join(b.Cache, "opt"), Registry: filepath.Join(b.Cache, "bin", "registry"),
@@ -90,7 +91,11 @@ func (b *Builder) Build(ctx context.Context, img *node.Image) (*Parts, error) {
 		return nil, err
 	}
 	return p, b.Progress.Do("simulators: guest image and workload images", func() error {
-		if err := guest.WriteImage(ctx, p.NodePrograms, p.Registry, filepath.Join(img.Bin, "pause")); err != nil {
+		pause, err := b.pause(ctx, img)
+		if err != nil {
+			return err
+		}
+		if err := guest.WriteImage(ctx, p.NodePrograms, p.Registry, pause); err != nil {
 			return fmt.Errorf("guest image: %w", err)
 		}
 		g, ctx := errgroup.WithContext(ctx)
@@ -106,6 +111,15 @@ func (b *Builder) Build(ctx context.Context, img *node.Image) (*Parts, error) {
 		})
 		return g.Wait()
 	})
+}
+
+// pause is the sandbox's program: the node image's where there is one.
+func (b *Builder) pause(ctx context.Context, img *node.Image) (string, error) {
+	if img != nil {
+		return filepath.Join(img.Bin, "pause"), nil
+	}
+	to := filepath.Join(b.Cache, "bin", "pause")
+	return to, guest.Static(ctx, filepath.Join(b.Root, "framework/cluster/node/programs"), to, "./pause")
 }
 
 func (b *Builder) compile(ctx context.Context, p *Parts) error {

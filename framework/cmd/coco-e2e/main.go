@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"slices"
 	"syscall"
 	"time"
 
@@ -88,7 +89,7 @@ func upCommand() *cobra.Command {
 
 // up brings up a testbed, and takes away what a failed or interrupted attempt left.
 func up(ctx context.Context, o testbed.Options) (*testbed.Testbed, error) {
-	t, err := testbed.Kept(o)
+	t, err := testbed.Kept(ctx, o)
 	if t != nil || err != nil {
 		if err == nil {
 			o.Progress.Printf("cluster %s: kept by an earlier run, used again", o.Name)
@@ -96,11 +97,20 @@ func up(ctx context.Context, o testbed.Options) (*testbed.Testbed, error) {
 		return t, err
 	}
 	t, err = testbed.Up(ctx, o)
-	if err != nil && os.Getenv("KEEP") == "" {
-		saveNodeLogs(o)
-		return nil, errors.Join(err, down(o))
+	if err != nil {
+		return nil, giveUp(o, os.Getenv("KEEP") != "", err)
 	}
-	return t, err
+	return t, nil
+}
+
+// giveUp keeps the logs of a testbed that did not come up, and takes it away
+// unless it is to be looked at.
+func giveUp(o testbed.Options, keep bool, err error) error {
+	saveNodeLogs(o)
+	if keep {
+		return err
+	}
+	return errors.Join(err, down(o))
 }
 
 // saveNodeLogs keeps the logs of a node that did not come up.
@@ -118,9 +128,23 @@ func down(o testbed.Options) error {
 }
 
 func downCommand() *cobra.Command {
-	return &cobra.Command{
-		Use: "down", Short: "Remove every cluster that a run kept or left behind", Args: cobra.NoArgs,
-		RunE: func(_ *cobra.Command, _ []string) error {
+	var run string
+	cmd := &cobra.Command{
+		Use: "down", Short: "Remove every cluster that a run kept or left behind, and what runs made on clusters that stay", Args: cobra.NoArgs,
+		Long: "Remove every cluster that a run kept or left behind, or the one that CLUSTER_NAME names; of a cluster that was there, what the run made on it.\n\n" +
+			"Where nothing is known here of a run on a cluster that was there (another machine, a Job), KUBECONFIG=… coco-e2e down --run ID removes what is\n" +
+			"labelled " + testbed.RunLabel + "=ID; CLUSTER=existing KUBECONFIG=… coco-e2e down lists the runs of which something is there.",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if run != "" {
+				ctx, cancel := context.WithTimeout(cmd.Context(), teardownTimeout)
+				defer cancel()
+				return progress.New(os.Stdout).Do("run "+run+": remove what it made", func() error { return testbed.DownRun(ctx, os.Getenv("KUBECONFIG"), run) })
+			}
+			there := os.Getenv("CLUSTER") == testbed.Existing
+			// What a new run would need is not needed here.
+			if err := os.Setenv("CLUSTER", ""); err != nil {
+				return err
+			}
 			o, err := options()
 			if err != nil {
 				return err
@@ -128,6 +152,9 @@ func downCommand() *cobra.Command {
 			names, err := testbed.Clusters(o)
 			if err != nil {
 				return err
+			}
+			if one := os.Getenv("CLUSTER_NAME"); one != "" {
+				names = slices.DeleteFunc(names, func(name string) bool { return name != one })
 			}
 			if len(names) == 0 {
 				fmt.Println("no cluster to remove")
@@ -137,7 +164,26 @@ func downCommand() *cobra.Command {
 				o.Name = n
 				errs = append(errs, down(o))
 			}
+			if there {
+				errs = append(errs, listRuns(cmd.Context()))
+			}
 			return errors.Join(errs...)
 		},
 	}
+	cmd.Flags().StringVar(&run, "run", "", "remove what the run of this name made on the cluster of KUBECONFIG, and nothing else")
+	return cmd
+}
+
+// listRuns says of which runs something is on the cluster of KUBECONFIG. They may
+// be going on elsewhere, so nothing is removed unasked.
+func listRuns(ctx context.Context) error {
+	runs, err := testbed.Runs(ctx, os.Getenv("KUBECONFIG"))
+	if err != nil {
+		return err
+	}
+	for _, r := range runs {
+		fmt.Printf("run %s, since %s: %d namespaces; when it does not go on anywhere, remove them with coco-e2e down --run %s\n",
+			r.ID, r.Since.UTC().Format(time.RFC3339), r.Namespaces, r.ID)
+	}
+	return nil
 }

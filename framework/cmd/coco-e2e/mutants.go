@@ -275,7 +275,7 @@ func (r *mutation) specs(ctx context.Context, name, dir string, m mutants.Mutant
 		binaries = append(binaries, r.binaries[suite])
 	}
 	err = r.o.Progress.Do(fmt.Sprintf("%s: suites %s", name, strings.Join(m.Suites, ", ")), func() error {
-		err := ginkgo(r.o, binaries, dir, selection{focus: m.Focus, mark: leak.NewMark(), output: log})
+		err := ginkgo(ctx, r.o, binaries, dir, selection{focus: m.Focus, mark: leak.NewMark(), output: log})
 		if errors.Is(err, errSpecsFailed) {
 			return nil // which ones, the report says
 		}

@@ -13,15 +13,16 @@ import (
 	"github.com/coco-e2e/coco-e2e/framework/testbed"
 )
 
-// savePhases writes how long each phase of the run took; of a run of everything
-// also where `make bench` finds it, to show providers side by side.
-func savePhases(o testbed.Options, dir string, everything bool) error {
+// savePhases writes how long each phase of the run took; of a whole run (all
+// suites, passed, on a testbed of its own) also where `make bench` finds it, to
+// show providers side by side.
+func savePhases(o testbed.Options, dir string, whole bool) error {
 	phases := o.Progress.Phases()
 	b, err := json.MarshalIndent(phases, "", "  ")
 	if err != nil {
 		return err
 	}
-	if err := os.WriteFile(filepath.Join(dir, "phases.json"), b, 0o644); err != nil || !everything {
+	if err := os.WriteFile(filepath.Join(dir, "phases.json"), b, 0o644); err != nil || !whole {
 		return err
 	}
 	provider := o.Provider

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -22,6 +23,7 @@ import (
 
 	"github.com/coco-e2e/coco-e2e/framework/cluster/existing"
 	"github.com/coco-e2e/coco-e2e/framework/conformance/report"
+	"github.com/coco-e2e/coco-e2e/framework/interrupt"
 	"github.com/coco-e2e/coco-e2e/framework/leak"
 	"github.com/coco-e2e/coco-e2e/framework/pod"
 	"github.com/coco-e2e/coco-e2e/framework/testbed"
@@ -48,7 +50,7 @@ func runCommand() *cobra.Command {
 		Use: "run", Short: "Bring up a testbed, run the suites on it, write the reports, take it away", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			o, err := options()
-			if err = errors.Join(err, s.to.check()); err != nil {
+			if err = errors.Join(err, s.to.check(), checkTimeout()); err != nil {
 				return errors.Join(err, s.refused(o, err))
 			}
 			return runSuites(cmd, o, s, nil)
@@ -263,11 +265,15 @@ func runSuites(cmd *cobra.Command, o testbed.Options, s selection, more func(*te
 	}
 	var t *testbed.Testbed
 	if needsCluster(s.suites) {
+		fresh := handle(o) == ""
 		if t, err = up(cmd.Context(), o); err != nil {
 			return errors.Join(record.aborted(err), s.to.deliver(context.WithoutCancel(cmd.Context()), dir, kubeThere(o)))
 		}
-		if !s.keep {
-			defer func() { err = errors.Join(err, down(o), savePhases(o, dir, s.String() == "")) }()
+		whole := func() bool { return s.String() == "" && fresh && err == nil }
+		if s.keep {
+			defer func() { err = errors.Join(err, savePhases(o, dir, whole())) }()
+		} else {
+			defer func() { err = errors.Join(err, down(o), savePhases(o, dir, whole())) }()
 		}
 	}
 	s.mark = leak.NewMark()
@@ -275,7 +281,7 @@ func runSuites(cmd *cobra.Command, o testbed.Options, s selection, more func(*te
 	if s.output == nil && onTerminal() {
 		running = o.Progress.Quietly // the specs are shown live
 	}
-	runErr := running("suites: running", func() error { return ginkgo(o, binaries, dir, s) })
+	runErr := running("suites: running", func() error { return ginkgo(cmd.Context(), o, binaries, dir, s) })
 	made, err := record.write(cmd.Context(), t, nil)
 	runErr = errors.Join(runErr, err)
 	runErr = errors.Join(runErr, o.Progress.Do("secrets: looked for in reports and logs", func() error { return noLeaks(s.mark, dir, nodeLogs(t)) }))
@@ -297,9 +303,12 @@ func command(dir, name string, args ...string) *exec.Cmd {
 	return cmd
 }
 
+// grace is what the specs that run may take to clean up when the run is told to end.
+const grace = 90 * time.Second
+
 // ginkgo runs the suites. It takes part in the terminal's process group, so a
-// Ctrl-C reaches it directly and it ends its specs in order.
-func ginkgo(o testbed.Options, binaries []string, dir string, s selection) error {
+// Ctrl-C reaches it directly; package interrupt sees to the rest.
+func ginkgo(ctx context.Context, o testbed.Options, binaries []string, dir string, s selection) error {
 	// A spec mostly waits for the cluster: more of them run than there are CPUs.
 	program, args := "go", []string{"tool", "ginkgo"}
 	if dir := prebuilt(); dir != "" {
@@ -308,7 +317,7 @@ func ginkgo(o testbed.Options, binaries []string, dir string, s selection) error
 	args = append(args,
 		"run", "--procs", strconv.Itoa(min(8, 2*runtime.NumCPU())), "--randomize-all",
 		"--output-dir", dir, "--json-report", ginkgoReport,
-		"--poll-progress-after", "60s", "--timeout", "30m", "--keep-going",
+		"--poll-progress-after", "60s", "--timeout", suiteTimeout(), "--keep-going",
 	)
 	watching := s.output == nil && onTerminal()
 	if watching || !term.IsTerminal(int(os.Stdout.Fd())) {
@@ -323,18 +332,25 @@ func ginkgo(o testbed.Options, binaries []string, dir string, s selection) error
 	if s.label != "" {
 		args = append(args, "--label-filter", s.label)
 	}
-	cmd := command(o.Root, program, append(args, binaries...)...)
+	cmd, remove := interrupt.Command(ctx, grace, dir, program, append(args, binaries...)...)
+	defer remove()
+	cmd.Dir, cmd.Stdin = o.Root, os.Stdin
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	if s.output != nil {
 		cmd.Stdout, cmd.Stderr = s.output, s.output
 	}
-	cmd.Env = append(os.Environ(), "COCO_E2E_ROOT="+o.Root, "CLUSTER="+o.Provider, "CLUSTER_NAME="+o.Name, "COCO_E2E_CACHE="+o.Cache, "ARTIFACTS_DIR="+dir,
+	cmd.Env = append(cmd.Env, testbed.HandleVariable+"="+handle(o), "COCO_E2E_ROOT="+o.Root, "CLUSTER="+o.Provider, "CLUSTER_NAME="+o.Name, "COCO_E2E_CACHE="+o.Cache, "ARTIFACTS_DIR="+dir,
 		leak.MarkVariable+"="+s.mark)
 	run := cmd.Run
 	if watching {
 		run = func() error { return watched(o, cmd, dir, s.String() == "") }
 	}
+	stop := context.AfterFunc(ctx, func() { o.Progress.Printf("interrupted: the specs clean up, for at most %.0f s", grace.Seconds()) })
+	defer stop()
 	if err := run(); err != nil {
+		if ctx.Err() != nil {
+			return fmt.Errorf("interrupted: %w", err)
+		}
 		var exit *exec.ExitError
 		if errors.As(err, &exit) {
 			return errSpecsFailed
@@ -342,6 +358,26 @@ func ginkgo(o testbed.Options, binaries []string, dir string, s selection) error
 		return fmt.Errorf("ginkgo: %w", err)
 	}
 	return nil
+}
+
+// suiteTimeout bounds all suites together: SUITE_TIMEOUT. VMs of real hardware
+// take longer to boot than simulated guests.
+func suiteTimeout() string { return cmp.Or(os.Getenv("SUITE_TIMEOUT"), "30m") }
+
+func checkTimeout() error {
+	if d, err := time.ParseDuration(suiteTimeout()); err != nil || d <= 0 {
+		return fmt.Errorf("SUITE_TIMEOUT=%s: use a duration, such as 90m", suiteTimeout())
+	}
+	return nil
+}
+
+// handle is the file that describes the testbed to the suites; "" when there is none.
+func handle(o testbed.Options) string {
+	path := o.HandlePath()
+	if _, err := os.Stat(path); err != nil {
+		return ""
+	}
+	return path
 }
 
 // counts are the specs of a report by result. An inconclusive spec has failed

@@ -119,7 +119,7 @@ func imageCommand() *cobra.Command {
 
 // loadImages loads archives onto the nodes of the cluster that is kept.
 func loadImages(ctx context.Context, o testbed.Options, archives ...string) error {
-	t, err := testbed.Kept(o)
+	t, err := testbed.Found(o)
 	if err != nil {
 		return err
 	}
