@@ -48,8 +48,9 @@ func (p *pod) at(request map[string]any, names ...string) string {
 	p.t.Helper()
 	var value any = request
 	for _, name := range names {
-		fields, ok := value.(map[string]any)
-		if value, ok = fields[name]; !ok {
+		fields, _ := value.(map[string]any)
+		var there bool
+		if value, there = fields[name]; !there {
 			p.t.Fatalf("no %s", strings.Join(names, "."))
 		}
 	}
