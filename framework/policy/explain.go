@@ -31,9 +31,17 @@ type Explanation struct {
 	// Prints are what the policy printed.
 	Prints []string `json:"prints,omitempty"`
 
+	// Differs says in what the decision differs when the policy is asked about the
+	// request without the values that are shown to nobody; "" when in nothing.
+	Differs string `json:"differs,omitempty"`
+	// Reproduce is a command that asks OPA the same.
+	Reproduce string `json:"reproduce,omitempty"`
+
 	// value is the whole of the value that the summary shows the beginning of.
 	value  string
 	hidden *hidden
+	// others says which rules there are instead.
+	others string
 }
 
 // Place is a piece of the policy.
@@ -116,6 +124,7 @@ func (e *Engine) Explain(ctx context.Context, endpoint string, input []byte) Exp
 	if e.compiler != nil && e.broken == nil {
 		x.Rules, x.Default = t.Rules(e.compiler, ast.Ref{ast.DefaultRootDocument, ast.StringTerm(label), ast.StringTerm(endpoint)}, request)
 	}
+	x.others = trial.others()
 	if d.Outcome == Allowed {
 		for i := range x.Rules {
 			x.Rules[i].Because = nil // nobody asks why what is allowed is
@@ -228,6 +237,20 @@ func oneLine(s string) string {
 	return s
 }
 
+// others tells which rules the policy has, for who asked another.
+func (e *Engine) others() string {
+	switch rules, pkg := e.rules(); {
+	case pkg == "":
+		return ""
+	case pkg != label:
+		return fmt.Sprintf(": its package is %s, and agents ask package %s", pkg, label)
+	case len(rules) == 0:
+		return ": it has no rules"
+	default:
+		return ": it has " + strings.Join(rules, ", ")
+	}
+}
+
 // summarize is the reason in a sentence.
 func (x *Explanation) summarize(d Decision, value ast.Value, err error) string {
 	held := slices.IndexFunc(x.Rules, func(r RuleTried) bool { return r.Held })
@@ -236,8 +259,8 @@ func (x *Explanation) summarize(d Decision, value ast.Value, err error) string {
 		return "allowed, because AllowRequestsFailingPolicy allows what the policy does not"
 	case err != nil:
 		return "the policy could not be evaluated: " + err.Error()
-	case value == nil && len(x.Rules) == 0:
-		return fmt.Sprintf("the policy has no rule %s, and no default", x.Endpoint)
+	case value == nil && len(x.Rules) == 0 && x.Default == nil:
+		return fmt.Sprintf("the policy has no rule %s, and no default", x.Endpoint) + x.others
 	case value == nil:
 		return fmt.Sprintf("no rule %s is true, and there is no default", x.Endpoint)
 	case d.Outcome == Error:
@@ -266,6 +289,12 @@ func (x Explanation) String() string {
 	b.WriteString(RulesText(x.Rules, x.Default))
 	for _, p := range x.Prints {
 		fmt.Fprintf(&b, "  printed: %s\n", oneLine(p))
+	}
+	if x.Differs != "" {
+		fmt.Fprintf(&b, "  the policy looks at values that were taken out of the files: on them %s (policy explain --show-values keeps them)\n", x.Differs)
+	}
+	if x.Reproduce != "" {
+		fmt.Fprintf(&b, "\n  reproduce: %s\n", x.Reproduce)
 	}
 	return b.String()
 }
@@ -346,12 +375,6 @@ func (v Value) String() string {
 		text += "   (" + v.From + ")"
 	}
 	return text
-}
-
-// Reproduction is the command with which OPA evaluates the same, on the files
-// policy.rego, input.json and state.json, which holds {"pstate": …}.
-func Reproduction(endpoint string) string {
-	return "opa eval --format pretty --data policy.rego --data state.json --input input.json 'data." + label + "." + endpoint + "'"
 }
 
 // State is the policy's state as JSON: {"pstate": {…}}.

@@ -1,6 +1,8 @@
 package suite
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -49,13 +51,23 @@ func keepDenial(dir string, p *corev1.Pod, r simulation.RPC) error {
 	why := r.Why.String() + "\nReproduce here, with values of environments redacted:\n  " + policy.Reproduction(r.Endpoint) + "\n" +
 		"  coco-e2e policy explain --policy policy.rego --state state.json --request input.json --endpoint " + r.Endpoint + "\n"
 	files := map[string][]byte{"why.txt": []byte(why), "input.json": r.Input, "state.json": r.State}
-	if text, ok := policyOf(p); ok {
+	switch text, ok := policyOf(p); {
+	case r.PolicyText != "": // what was in force: the image's own, or one that SetPolicy brought
+		files["policy.rego"] = []byte(r.PolicyText)
+	case ok && r.Policy == hex.EncodeToString(digest(text)):
 		files["policy.rego"] = text
+	default:
+		files["why.txt"] = append(files["why.txt"], "The policy in force is not in the agent's log (SHA-256 "+r.Policy+"): get it for policy.rego first.\n"...)
 	}
 	for name, content := range files {
 		keep(filepath.Join(dir, name), content)
 	}
 	return nil
+}
+
+func digest(text []byte) []byte {
+	sum := sha256.Sum256(text)
+	return sum[:]
 }
 
 // policyOf is the policy that a pod's init-data brings.
