@@ -20,14 +20,12 @@ import (
 const maxDenials = 20
 
 // keepDenials writes, for each request that the policy of a pod refused, why,
-// and the files with which OPA reproduces it; below dir.
-func (b *Bed) keepDenials(dir string, p *corev1.Pod) {
-	if b.NodeLogs == "" {
-		return
-	}
+// and the files with which OPA reproduces it; below dir. It gives the reasons for
+// people.
+func (b *Bed) keepDenials(dir string, p *corev1.Pod) (why []string) {
 	log, err := simulation.AgentLog(b.NodeLogs, p.Namespace, p.Name)
 	if err != nil {
-		return
+		return nil
 	}
 	n := 0
 	for _, r := range log {
@@ -38,10 +36,11 @@ func (b *Bed) keepDenials(dir string, p *corev1.Pod) {
 		at := filepath.Join(dir, fmt.Sprintf("%s-denial-%02d-%s", p.Name, n, r.Endpoint))
 		if err := keepDenial(at, p, r); err != nil {
 			GinkgoWriter.Println("artefacts:", err)
-			return
+			return why
 		}
-		AddReportEntry("why denied", fmt.Sprintf("pod %s, %s\n%s\nreproduce: cd %s && %s", p.Name, r.Method, redact.Text(r.Why.String()), at, policy.Reproduction(r.Endpoint)), ReportEntryVisibilityFailureOrVerbose)
+		why = append(why, fmt.Sprintf("pod %s, %s\n%s\nreproduce: cd %s && %s", p.Name, r.Method, redact.Text(r.Why.String()), at, policy.Reproduction(r.Endpoint)))
 	}
+	return why
 }
 
 func keepDenial(dir string, p *corev1.Pod, r simulation.RPC) error {

@@ -96,6 +96,7 @@ var _ = Describe("the article's walkthrough", Ordered, ContinueOnFailure, suite.
 			Expect(pod.Classify(r, err)).To(pod.BeAllowed())
 			tok, key, err := kbs.ParseTokenResponse([]byte(r.Stdout))
 			Expect(err).NotTo(HaveOccurred(), "%s: the guest gave no token", pod.InconclusiveMark)
+			suite.KeepToken(tok)
 			return tok, key
 		}
 
@@ -152,6 +153,7 @@ var _ = Describe("the article's walkthrough", Ordered, ContinueOnFailure, suite.
 	It("3b. PCR8 of the pod's TPM, read from a verified quote, is the expected value", proof.Of("ATTEST-BINDING-001"), func(ctx SpecContext) {
 		r, err := exec(ctx, name, evidenceCommand(nonce))
 		Expect(pod.Classify(r, err)).To(pod.BeAllowed())
+		suite.KeepEvidence(bed.TEE, []byte(r.Stdout), expectedPCR8(raw))
 		claims, err := evidence.Verify(bed.TEE, []byte(r.Stdout), []byte(nonce), trusted(ns, name))
 		Expect(err).NotTo(HaveOccurred())
 		suite.TellEvidence(claims, expectedPCR8(raw))
