@@ -177,16 +177,12 @@ func expectedRegister(kind string, presented *string) string {
 		}
 		return hex.EncodeToString(digest)
 	case evidence.KindSNP:
-		return hex.EncodeToString(sized(digest, 32))
+		return hex.EncodeToString(measure.HostData(digest))
 	case evidence.KindTDX:
-		return hex.EncodeToString(sized(digest, 48))
+		return hex.EncodeToString(measure.MRConfigID(digest))
 	}
 	return ""
 }
-
-// sized is a digest as a register of so many bytes has it: cut off, or with zeros
-// behind it.
-func sized(digest []byte, n int) []byte { return append(digest, make([]byte, n)...)[:n] }
 
 // Sizes are the sizes of the files of a directory, by path: what comes after is of
 // the time of the spec that asks.
