@@ -120,6 +120,21 @@ func TestRedactLeaves(t *testing.T) {
 	}
 }
 
+// What passes through the agent is not shown under another name either.
+func TestRedactData(t *testing.T) {
+	for _, text := range []string{
+		"package agent_policy\ndefault WriteStreamRequest := false\nWriteStreamRequest if {\n\tsome b in input.data\n\tb == 1\n}\n",
+		"package agent_policy\ndefault WriteStreamRequest := false\nWriteStreamRequest if fits(input.data)\nfits(d) if d[0] == 1\n",
+		"package agent_policy\ndefault WriteStreamRequest := false\nWriteStreamRequest if fits(input.data)\nfits(d) if d == [1]\n",
+	} {
+		x := explained(t, text, "WriteStreamRequest", `{"data":[2777,2778]}`)
+		x.Redact()
+		if got := x.String(); strings.Contains(got, "277") || !strings.Contains(got, "[redacted]") {
+			t.Errorf("%s", got)
+		}
+	}
+}
+
 // An environment's value is in nothing that was redacted, whatever it is.
 func FuzzRedact(f *testing.F) {
 	f.Add("SECRET", "tomato-soup")
