@@ -30,6 +30,71 @@ type KBS struct {
 	Address string
 
 	http *http.Client
+	// given is nil but for a KBS that is somebody's.
+	given *testbed.Handle
+}
+
+// ResourcePath is where a spec keeps a resource for the pods of a namespace. On a KBS that is shared nobody else has it.
+func ResourcePath(namespace, name string) string {
+	return testbed.GivenRepository + "/" + namespace + "/" + name
+}
+
+// SetResource is the client's; from a KBS that was given, the resource goes at the end of the run.
+func (k *KBS) SetResource(ctx context.Context, path string, content []byte) error {
+	if k.given != nil {
+		if !strings.HasPrefix(path, testbed.GivenRepository+"/") {
+			return fmt.Errorf("resource %s: a KBS that was given has specs' resources in the repository %s only: use ResourcePath", path, testbed.GivenRepository)
+		}
+		if err := k.given.WillChangeKBS(path); err != nil {
+			return err
+		}
+	}
+	return k.Client.SetResource(ctx, path, content)
+}
+
+// NoResourcePolicy is why a spec is skipped that cannot set one.
+const NoResourcePolicy = "the spec needs a resource policy, and the KBS's is somebody's: KBS_RESOURCE_POLICY, a file with what it is, lets it be kept for other resources"
+
+// CanSetResourcePolicy says that specs may set policies.
+func (k *KBS) CanSetResourcePolicy() bool {
+	return k.given == nil || k.given.ExternalKBS.ResourcePolicy != ""
+}
+
+// SetResourcePolicy is the client's. On a KBS that was given the policy is for specs' resources only; others go on to be
+// decided by the one that it had, which it gets back at the end of the run. Where that is not known, the spec is skipped.
+func (k *KBS) SetResourcePolicy(ctx context.Context, rego string) error {
+	if k.given == nil {
+		return k.Client.SetResourcePolicy(ctx, rego)
+	}
+	if !k.CanSetResourcePolicy() {
+		Skip(NoResourcePolicy)
+	}
+	if err := k.given.WillChangeKBS(""); err != nil {
+		return err
+	}
+	scoped, err := kbs.ScopePolicy(testbed.GivenRepository, rego, k.given.ExternalKBS.ResourcePolicy)
+	if err != nil {
+		scoped = rego // which is not Rego: the KBS is asked to take it all the same, and has to refuse
+	}
+	return k.Client.SetResourcePolicy(ctx, scoped)
+}
+
+// SetAttestationPolicy is the client's, and skips the spec on a KBS that was given: it appraises everybody's evidence.
+func (k *KBS) SetAttestationPolicy(ctx context.Context, id, rego string) error {
+	k.ownOnly("an attestation policy")
+	return k.Client.SetAttestationPolicy(ctx, id, rego)
+}
+
+// SetReferenceValue is the client's, and skips the spec on a KBS that was given: everybody's evidence is compared with it.
+func (k *KBS) SetReferenceValue(ctx context.Context, name string, value any) error {
+	k.ownOnly("a reference value")
+	return k.Client.SetReferenceValue(ctx, name, value)
+}
+
+func (k *KBS) ownOnly(what string) {
+	if k.given != nil {
+		Skip("the spec sets " + what + ", and the KBS is somebody's")
+	}
 }
 
 // adminTokenLifetime is longer than any suite runs.
@@ -76,6 +141,9 @@ func (b *Bed) SharedKBS(ctx context.Context) *KBS {
 	if e := b.ExternalKBS; e.URL != "" {
 		k := newKBS(e.AdminURL, e.CA, e.AdminToken)
 		k.KBS = testbed.KBS{URL: e.URL, CA: e.CA}
+		if e.Given() {
+			k.given = &b.Handle
+		}
 		b.shared = k
 		return k
 	}

@@ -25,6 +25,7 @@ import (
 	"sigs.k8s.io/e2e-framework/klient/k8s/resources"
 
 	"github.com/coco-e2e/coco-e2e/framework/cluster/simulation"
+	"github.com/coco-e2e/coco-e2e/framework/kbs"
 	"github.com/coco-e2e/coco-e2e/framework/pod"
 	"github.com/coco-e2e/coco-e2e/manifests"
 )
@@ -50,6 +51,10 @@ type ExternalKBS struct {
 	AdminToken string `json:"adminToken"`
 	// CA is the authority of its certificate, PEM; "" for the system's.
 	CA string `json:"ca"`
+	// ResourcePolicy is the Rego that it has, which it does not tell; it goes on
+	// deciding about all resources but the run's. "": specs that need a policy of
+	// their own are skipped.
+	ResourcePolicy string `json:"resourcePolicy,omitempty"`
 	// Chart is Trustee's Helm chart, a directory or an archive, that the run
 	// installs in place of all that; ChartValues is a file of further values.
 	Chart       string `json:"chart,omitempty"`
@@ -81,8 +86,8 @@ func chartFromEnvironment(k *ExternalKBS) error {
 	return nil
 }
 
-// kbsFromEnvironment reads KBS, KBS_URL, KBS_ADMIN_URL, KBS_ADMIN_TOKEN and
-// KBS_CERT, KBS_CHART and KBS_VALUES.
+// kbsFromEnvironment reads KBS, KBS_URL, KBS_ADMIN_URL, KBS_ADMIN_TOKEN,
+// KBS_CERT, KBS_RESOURCE_POLICY, KBS_CHART and KBS_VALUES.
 func kbsFromEnvironment() (ExternalKBS, error) {
 	k := ExternalKBS{URL: os.Getenv("KBS_URL"), AdminURL: os.Getenv("KBS_ADMIN_URL"), AdminToken: os.Getenv("KBS_ADMIN_TOKEN")}
 	if err := chartFromEnvironment(&k); err != nil {
@@ -93,8 +98,8 @@ func kbsFromEnvironment() (ExternalKBS, error) {
 		return k, fmt.Errorf("KBS=%s: use KBS=sim for the simulator, or KBS_URL for a KBS that is there", which)
 	case which == "sim" && k.URL != "":
 		return k, errors.New("KBS=sim and KBS_URL contradict each other: unset one")
-	case k.URL == "" && (k.AdminURL != "" || k.AdminToken != "" || os.Getenv("KBS_CERT") != ""):
-		return k, errors.New("KBS_ADMIN_URL, KBS_ADMIN_TOKEN and KBS_CERT mean something with KBS_URL only: set that too, or unset them")
+	case k.URL == "" && (k.AdminURL != "" || k.AdminToken != "" || os.Getenv("KBS_CERT") != "" || os.Getenv("KBS_RESOURCE_POLICY") != ""):
+		return k, errors.New("KBS_ADMIN_URL, KBS_ADMIN_TOKEN, KBS_CERT and KBS_RESOURCE_POLICY mean something with KBS_URL only: set that too, or unset them")
 	case k.URL == "":
 		return k, nil
 	}
@@ -107,12 +112,21 @@ func kbsFromEnvironment() (ExternalKBS, error) {
 			return k, fmt.Errorf("%s=%s: want http://host:port or https://host:port", given[0], given[1])
 		}
 	}
-	if path := os.Getenv("KBS_CERT"); path != "" {
+	for name, into := range map[string]*string{"KBS_CERT": &k.CA, "KBS_RESOURCE_POLICY": &k.ResourcePolicy} {
+		path := os.Getenv(name)
+		if path == "" {
+			continue
+		}
 		text, err := os.ReadFile(path)
 		if err != nil {
-			return k, fmt.Errorf("KBS_CERT: %w", err)
+			return k, fmt.Errorf("%s: %w", name, err)
 		}
-		k.CA = string(text)
+		*into = string(text)
+	}
+	if k.ResourcePolicy != "" {
+		if _, err := kbs.ScopePolicy(GivenRepository, "package policy\n", k.ResourcePolicy); err != nil {
+			return k, fmt.Errorf("KBS_RESOURCE_POLICY=%s: %w", os.Getenv("KBS_RESOURCE_POLICY"), err)
+		}
 	}
 	return k, nil
 }

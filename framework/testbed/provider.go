@@ -2,6 +2,7 @@ package testbed
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -120,16 +121,19 @@ func Clusters(o Options) ([]string, error) { return local.List(o.ClustersDir()) 
 // Down removes the cluster that o names, or what is left of it.
 func Down(ctx context.Context, o Options) error {
 	h, err := readHandle(o)
+	// A KBS in the cluster is reached as long as that is there. One that is gone
+	// does not keep the cluster.
+	restored := restoreKBS(ctx, h)
 	if err == nil && h != nil && h.Provider == Existing {
-		return o.Progress.Do("cluster "+o.Name+": remove what the run made", func() error { return downExisting(ctx, *h) })
+		return errors.Join(restored, o.Progress.Do("cluster "+o.Name+": remove what the run made", func() error { return downExisting(ctx, *h) }))
 	}
-	return o.Progress.Do("cluster "+o.Name+": remove", func() error {
+	return errors.Join(restored, o.Progress.Do("cluster "+o.Name+": remove", func() error {
 		c, err := whatIsLeft(o)
 		if err != nil {
 			return err
 		}
 		return c.Destroy(ctx)
-	})
+	}))
 }
 
 // whatIsLeft opens a cluster for its removal, whatever state it is in.

@@ -1,6 +1,8 @@
 package testbed
 
 import (
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -75,7 +77,13 @@ func TestWorkloadImageHasToBePinned(t *testing.T) {
 
 func TestKBSFromEnvironment(t *testing.T) {
 	environment(t)
-	for _, name := range []string{"KBS", "KBS_URL", "KBS_ADMIN_URL", "KBS_ADMIN_TOKEN", "KBS_CERT"} {
+	files := t.TempDir()
+	for name, text := range map[string]string{"policy.rego": "package policy\ndefault allow := false\n", "broken.rego": "allow if {"} {
+		if err := os.WriteFile(filepath.Join(files, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, name := range []string{"KBS", "KBS_URL", "KBS_ADMIN_URL", "KBS_ADMIN_TOKEN", "KBS_CERT", "KBS_RESOURCE_POLICY"} {
 		t.Setenv(name, "")
 	}
 	for name, tc := range map[string]struct {
@@ -83,14 +91,21 @@ func TestKBSFromEnvironment(t *testing.T) {
 		want ExternalKBS
 		err  string
 	}{
-		"the simulator":  {map[string]string{"KBS": "sim"}, ExternalKBS{}, ""},
-		"given":          {map[string]string{"KBS_URL": "http://kbs:8080", "KBS_ADMIN_TOKEN": "t"}, ExternalKBS{URL: "http://kbs:8080", AdminURL: "http://kbs:8080", AdminToken: "t"}, ""},
-		"another way":    {map[string]string{"KBS_URL": "http://kbs:8080", "KBS_ADMIN_URL": "https://here"}, ExternalKBS{URL: "http://kbs:8080", AdminURL: "https://here"}, ""},
-		"unknown":        {map[string]string{"KBS": "real"}, ExternalKBS{}, "KBS=real"},
-		"both":           {map[string]string{"KBS": "sim", "KBS_URL": "http://kbs"}, ExternalKBS{}, "contradict"},
-		"no URL":         {map[string]string{"KBS_ADMIN_TOKEN": "t"}, ExternalKBS{}, "KBS_URL only"},
-		"bad URL":        {map[string]string{"KBS_URL": "kbs:8080"}, ExternalKBS{}, "KBS_URL=kbs:8080"},
-		"no certificate": {map[string]string{"KBS_URL": "https://kbs", "KBS_CERT": "/nonexistent"}, ExternalKBS{}, "KBS_CERT"},
+		"the simulator": {map[string]string{"KBS": "sim"}, ExternalKBS{}, ""},
+		"given":         {map[string]string{"KBS_URL": "http://kbs:8080", "KBS_ADMIN_TOKEN": "t"}, ExternalKBS{URL: "http://kbs:8080", AdminURL: "http://kbs:8080", AdminToken: "t"}, ""},
+		"another way":   {map[string]string{"KBS_URL": "http://kbs:8080", "KBS_ADMIN_URL": "https://here"}, ExternalKBS{URL: "http://kbs:8080", AdminURL: "https://here"}, ""},
+		"unknown":       {map[string]string{"KBS": "real"}, ExternalKBS{}, "KBS=real"},
+		"both":          {map[string]string{"KBS": "sim", "KBS_URL": "http://kbs"}, ExternalKBS{}, "contradict"},
+		"no URL":        {map[string]string{"KBS_ADMIN_TOKEN": "t"}, ExternalKBS{}, "KBS_URL only"},
+		"bad URL":       {map[string]string{"KBS_URL": "kbs:8080"}, ExternalKBS{}, "KBS_URL=kbs:8080"},
+		"its policy": {
+			map[string]string{"KBS_URL": "http://kbs:8080", "KBS_RESOURCE_POLICY": files + "/policy.rego"},
+			ExternalKBS{URL: "http://kbs:8080", AdminURL: "http://kbs:8080", ResourcePolicy: "package policy\ndefault allow := false\n"}, "",
+		},
+		"a policy alone":  {map[string]string{"KBS_RESOURCE_POLICY": files + "/policy.rego"}, ExternalKBS{}, "KBS_URL only"},
+		"a broken policy": {map[string]string{"KBS_URL": "http://kbs:8080", "KBS_RESOURCE_POLICY": files + "/broken.rego"}, ExternalKBS{}, "KBS_RESOURCE_POLICY=" + files + "/broken.rego: the policy for other resources: "},
+		"no policy file":  {map[string]string{"KBS_URL": "http://kbs:8080", "KBS_RESOURCE_POLICY": "/nonexistent"}, ExternalKBS{}, "KBS_RESOURCE_POLICY: "},
+		"no certificate":  {map[string]string{"KBS_URL": "https://kbs", "KBS_CERT": "/nonexistent"}, ExternalKBS{}, "KBS_CERT"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			for k, v := range tc.env {

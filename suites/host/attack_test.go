@@ -170,8 +170,8 @@ var _ = Describe("A host that speaks to the agent", Label("host"), func() {
 	})
 
 	It("gets no secret that is released to the pod", proof.Of("HOST-SECRET-001"), SpecTimeout(limit), suite.OneKBS, func(ctx SpecContext) {
-		const path = "host/secret/of-the-pod"
 		k, secret := bed.KBS(ctx), leak.Secret()
+		path := suite.ResourcePath(bed.Namespace(ctx, "host"), "of-the-pod")
 		Expect(k.SetResourcePolicy(ctx, string(manifests.Read("kbs/policies/allow-all.rego")))).To(Succeed())
 		Expect(k.SetResource(ctx, path, []byte(secret))).To(Succeed())
 		files := map[string]string{initdata.Policy: policy("ReadStreamRequest")}

@@ -130,7 +130,7 @@ var _ = Describe("the log of what was asked of the agent", suite.OneKBS, Label("
 		// Not the process's: the pod goes on asking until it is gone, which would be counted in the next spec.
 		k := bed.NewKBS(ctx, testbed.KBSOptions{})
 		ns := bed.Namespace(ctx, "release")
-		path := "release/" + ns + "/untouched"
+		path := suite.ResourcePath(ns, "untouched")
 		Expect(k.SetResource(ctx, path, []byte(leak.Secret()))).To(Succeed())
 		Expect(k.SetResourcePolicy(ctx, `package policy
 import rego.v1
@@ -181,7 +181,7 @@ done`
 	It("cannot be written into the register of the init-data without ruining it", proof.Of("ATTEST-EVENTLOG-003"), SpecTimeout(limit), func(ctx SpecContext) {
 		k, ns := bed.KBS(ctx), bed.Namespace(ctx, "release")
 		Expect(k.SetResourcePolicy(ctx, allowAll)).To(Succeed())
-		path, secret := "release/"+ns+"/secret", leak.Secret()
+		path, secret := suite.ResourcePath(ns, "secret"), leak.Secret()
 		Expect(k.SetResource(ctx, path, []byte(secret))).To(Succeed())
 		pods := map[string][]byte{}
 		for name, pcr := range map[string]string{"right": "15", "wrong": "8"} {

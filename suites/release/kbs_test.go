@@ -39,7 +39,7 @@ type subject struct {
 func newSubject(ctx context.Context, k *suite.KBS, more ...string) *subject {
 	GinkgoHelper()
 	s := &subject{guest: guest{bed.Namespace(ctx, "release"), "subject", bed.TEE}, k: k, secret: leak.Secret()}
-	s.path = "release/" + s.ns + "/secret"
+	s.path = suite.ResourcePath(s.ns, "secret")
 	s.raw = documentTrusting(k.CA, "sha256", k.URL, s.ns, more...)
 	confidential(ctx, s.ns, s.name, bed.RuntimeClass, s.raw)
 	Expect(k.SetResource(ctx, s.path, []byte(s.secret))).To(Succeed())
@@ -174,19 +174,19 @@ var _ = Describe("resources", suite.OneKBS, Label("resource"), func() {
 		Expect(s.k.SetResourcePolicy(ctx, `package policy
 import rego.v1
 default allow := false
-allow if data["resource-path"] == ["release", "`+s.ns+`", "secret"]
+allow if concat("/", data["resource-path"]) == "`+s.path+`"
 `)).To(Succeed())
 		s.control(ctx)
-		other := "release/" + s.ns + "/other"
+		other := suite.ResourcePath(s.ns, "other")
 		Expect(s.k.SetResource(ctx, other, []byte(leak.Secret()))).To(Succeed())
 		deniesResource(ctx, s.k, s, text(s.raw), other)
 		By("a path that nothing is at is denied alike: denials do not tell what exists")
-		deniesResource(ctx, s.k, s, text(s.raw), "release/"+s.ns+"/absent")
+		deniesResource(ctx, s.k, s, text(s.raw), suite.ResourcePath(s.ns, "absent"))
 	})
 
 	It("that do not exist are an error, and no denial", proof.Of("RELEASE-ABSENT-001"), SpecTimeout(limit), func(ctx SpecContext) {
 		s := newSubject(ctx, bed.KBS(ctx))
-		absent := "release/" + s.ns + "/absent"
+		absent := suite.ResourcePath(s.ns, "absent")
 		token, key := attested(ctx, s.k, s, text(s.raw))
 		counted := s.k.Count(ctx)
 		_, err := s.k.GetResource(ctx, absent, token, key)

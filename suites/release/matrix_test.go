@@ -86,7 +86,7 @@ var _ = Describe("release", suite.OneKBS, func() {
 				right, changed = guest{ns, "right", b.tee}, guest{ns, "changed", b.tee}
 				confidential(ctx, ns, right.name, class, raw)
 				confidential(ctx, ns, changed.name, class, oneByteChanged(raw))
-				path, secret = "release/"+b.tee+"/secret", leak.Secret()
+				path, secret = suite.ResourcePath(ns, "secret"), leak.Secret()
 				Expect(k.SetResource(ctx, path, []byte(secret))).To(Succeed())
 				register = b.register(digest(raw))
 				askFor = forRegister(register)

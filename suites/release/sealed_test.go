@@ -27,11 +27,11 @@ type sealing struct {
 func newSealing(ctx context.Context) *sealing {
 	GinkgoHelper()
 	s := &sealing{k: bed.KBS(ctx), key: newKey(), ns: bed.Namespace(ctx, "sealed"), secret: leak.Secret()}
-	s.path = "release/" + s.ns + "/secret"
+	s.path = suite.ResourcePath(s.ns, "secret")
 	public, err := sealedsecret.PublicKey(s.key)
 	Expect(err).NotTo(HaveOccurred())
 	Expect(s.k.SetResource(ctx, s.path, []byte(s.secret))).To(Succeed())
-	Expect(s.k.SetResource(ctx, "release/"+s.ns+"/key", public)).To(Succeed())
+	Expect(s.k.SetResource(ctx, suite.ResourcePath(s.ns, "key"), public)).To(Succeed())
 	Expect(s.k.SetResourcePolicy(ctx, allowAll)).To(Succeed())
 	return s
 }
@@ -39,7 +39,7 @@ func newSealing(ctx context.Context) *sealing {
 // seal seals the secret with a key, for the key that the KBS has.
 func (s *sealing) seal(key *ecdsa.PrivateKey) string {
 	GinkgoHelper()
-	sealed, err := sealedsecret.Seal(sealedsecret.Vault("kbs:///"+s.path), key, "kbs:///release/"+s.ns+"/key")
+	sealed, err := sealedsecret.Seal(sealedsecret.Vault("kbs:///"+s.path), key, "kbs:///"+suite.ResourcePath(s.ns, "key"))
 	Expect(err).NotTo(HaveOccurred())
 	return sealed
 }
