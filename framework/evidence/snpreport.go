@@ -241,7 +241,7 @@ func (r *snpReport) checkHostData(digest []byte) error {
 		return nil
 	}
 	if expected := measure.HostData(digest); !bytes.Equal(r.claims.HostData[:], expected) {
-		return fmt.Errorf("%w: HOST_DATA is %x, expected %x", ErrInitData, r.claims.HostData, expected)
+		return &RegisterError{"HOST_DATA", r.claims.HostData[:], expected}
 	}
 	return nil
 }

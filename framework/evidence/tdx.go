@@ -59,7 +59,7 @@ func (t *TDX) Verify(reportData []byte, options Options) (*Claims, error) {
 	}
 	if digest := options.InitDataDigest; digest != nil {
 		if expected := measure.MRConfigID(digest); !bytes.Equal(tdx.MRConfigID[:], expected) {
-			return nil, fmt.Errorf("%w: MRCONFIGID is %x, expected %x", ErrInitData, tdx.MRConfigID, expected)
+			return nil, &RegisterError{"MRCONFIGID", tdx.MRConfigID[:], expected}
 		}
 	}
 	for _, log := range []*measure.EventLog{t.EventLog, options.EventLog} {

@@ -180,7 +180,7 @@ func checkPCR8(pcrs *[PCRCount][32]byte, digest []byte) error {
 		return fmt.Errorf("%w: %w", ErrInitData, err)
 	}
 	if pcr := pcrs[measure.InitDataPCR]; !bytes.Equal(pcr[:], expected) {
-		return fmt.Errorf("%w: PCR 8 is %x, expected %x", ErrInitData, pcr, expected)
+		return &RegisterError{"PCR 8", pcr[:], expected}
 	}
 	return nil
 }

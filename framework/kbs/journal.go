@@ -29,6 +29,11 @@ type Request struct {
 	// Cause is why it was refused, Why which rules of a policy did so.
 	Cause string `json:"cause"`
 	Why   string `json:"why"`
+	// Register is the one that init-data is bound to where it is not what the
+	// presented init-data makes it, Expected and Actual in hex.
+	Register string `json:"register"`
+	Expected string `json:"expected"`
+	Actual   string `json:"actual"`
 }
 
 // maxJournalLine bounds a line of the log, in bytes.
@@ -111,6 +116,9 @@ func (r *Request) trouble() string {
 	}
 	if r.Cause != "" {
 		fmt.Fprintf(&b, "  reason: %s\n", r.Cause)
+	}
+	if r.Register != "" {
+		fmt.Fprintf(&b, "  %s, expected: %s\n  %s, actual:   %s\n", r.Register, r.Expected, r.Register, r.Actual)
 	}
 	for line := range strings.SplitSeq(strings.Trim(r.Why, "\n"), "\n") {
 		if line != "" {

@@ -12,8 +12,8 @@ const journal = `{"time":"2026-01-02T03:04:05Z","level":"INFO","msg":"serving","
         "tpm.pcr08": "00",
     }
 {"time":"2026-01-02T03:04:07Z","level":"INFO","msg":"request","event":"attest","decision":"attested","method":"POST","path":"/kbs/v0/attest","status":200,"tee":"tpm","ear_status":"warning","why":"trust claim executables is 33, which does not affirm\n\n  ✗ line 9: executables := 3 if\n"}
-{"time":"2026-01-02T03:04:08Z","level":"INFO","msg":"request","event":"attest","decision":"AttestationError","method":"POST","path":"/kbs/v0/attest","status":401,"tee":"tpm","cause":"TPM PCR[8] doesn't match expected initdata hash"}
-{"time":"2026-01-02T03:04:09Z","level":"INFO","msg":"request","event":"attest","decision":"AttestationError","method":"POST","path":"/kbs/v0/attest","status":401,"tee":"tpm","cause":"TPM PCR[8] doesn't match expected initdata hash"}
+{"time":"2026-01-02T03:04:08Z","level":"INFO","msg":"request","event":"attest","decision":"AttestationError","method":"POST","path":"/kbs/v0/attest","status":401,"tee":"tpm","register":"PCR 8","expected":"bb","actual":"aa","cause":"TPM PCR[8] doesn't match expected initdata hash"}
+{"time":"2026-01-02T03:04:09Z","level":"INFO","msg":"request","event":"attest","decision":"AttestationError","method":"POST","path":"/kbs/v0/attest","status":401,"tee":"tpm","register":"PCR 8","expected":"bb","actual":"aa","cause":"TPM PCR[8] doesn't match expected initdata hash"}
 {"time":"2026-01-02T03:04:09Z","level":"INFO","msg":"request","event":"resource","decision":"PolicyDeny","method":"GET","path":"/kbs/v0/resource/a/b/c","status":401,"why":"\n  ✗ line 5: allow if\n    line 7 is not true: x == y\n"}
 {"time":"2026-01-02T03:04:10Z","level":"INFO","msg":"request","event":"resource-policy","decision":"AdminAuth","method":"POST","path":"/kbs/v0/resource-policy","status":401}
 not of the log
@@ -34,6 +34,8 @@ func TestExplainJournal(t *testing.T) {
     ✗ line 9: executables := 3 if
 03:04:08  POST /kbs/v0/attest: stopped at attestation with AttestationError (401)
   reason: TPM PCR[8] doesn't match expected initdata hash
+  PCR 8, expected: bb
+  PCR 8, actual:   aa
   the same 2 times, until 03:04:09
 03:04:09  GET /kbs/v0/resource/a/b/c: stopped at the release of the resource with PolicyDeny (401)
     ✗ line 5: allow if

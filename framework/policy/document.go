@@ -26,8 +26,8 @@ func document(text []byte) (ast.Value, error) {
 	return ast.InterfaceToValue(doc)
 }
 
-// maxDepth is how deep documents are read; the protocol's are less deep.
-const maxDepth = 32
+// maxNesting is how deep documents are read; the protocol's are less deep.
+const maxNesting = 32
 
 // compact reads JSON without blanks whose numbers are integers. Its methods say
 // whether it is that.
@@ -43,7 +43,7 @@ func (r *compact) take(next string) bool {
 }
 
 func (r *compact) value(depth int) (*ast.Term, bool) {
-	if len(r.text) == 0 || depth > maxDepth {
+	if len(r.text) == 0 || depth > maxNesting {
 		return nil, false
 	}
 	switch r.text[0] {

@@ -31,9 +31,17 @@ type Explanation struct {
 	// Prints are what the policy printed.
 	Prints []string `json:"prints,omitempty"`
 
+	// Differs says in what the decision differs when the policy is asked about the
+	// request without the values that are shown to nobody; "" when in nothing.
+	Differs string `json:"differs,omitempty"`
+	// Reproduce is a command that asks OPA the same.
+	Reproduce string `json:"reproduce,omitempty"`
+
 	// value is the whole of the value that the summary shows the beginning of.
 	value  string
 	hidden *hidden
+	// others says which rules there are instead.
+	others string
 }
 
 // Place is a piece of the policy.
@@ -55,11 +63,15 @@ type RuleTried struct {
 	// Failed leads from the first expression of the rule that was not true into
 	// the functions that it calls, to the one that decided.
 	Failed []Expression `json:"failed,omitempty"`
+	// Because are the expressions for which a rule held that read something.
+	Because []Expression `json:"because,omitempty"`
 }
 
-// Expression is one that was not true.
+// Expression is one that was not true, or that was: see Holds.
 type Expression struct {
 	Place
+	// Holds says that it was true, and ought not to be: below a not, or in a rule that refuses.
+	Holds bool `json:"holds,omitempty"`
 	// Of is the rule or function that it is in, when that is another than the endpoint's.
 	Of string `json:"of,omitempty"`
 	// Values are what it read: of the request, the state, and the policy's variables.
@@ -71,6 +83,9 @@ type Expression struct {
 // Value is what a name stood for.
 type Value struct {
 	Name string `json:"name"`
+	// From is where it came from, when the name does not tell: input.…, data.…, or a
+	// rule of the policy. [_] stands for several places in a list.
+	From string `json:"from,omitempty"`
 	// Values are those that it had in all tries, each once; at most maxTries.
 	Values []any `json:"values"`
 	// Missing says that the request has nothing of this name.
@@ -94,6 +109,7 @@ func (e *Engine) Explain(ctx context.Context, endpoint string, input []byte) Exp
 		source: e.source, compiler: e.compiler, standIns: e.standIns, broken: e.broken, queries: e.queries, db: e.db, allowFailures: e.allowFailures,
 	}
 	t := NewTrace(map[string]any{"pstate": nil})
+	t.builtins = e.standIns
 	prints := &printed{}
 	value, err := trial.traced(ctx, endpoint, input, prints, t)
 	x.Prints = prints.lines
@@ -107,6 +123,12 @@ func (e *Engine) Explain(ctx context.Context, endpoint string, input []byte) Exp
 	}
 	if e.compiler != nil && e.broken == nil {
 		x.Rules, x.Default = t.Rules(e.compiler, ast.Ref{ast.DefaultRootDocument, ast.StringTerm(label), ast.StringTerm(endpoint)}, request)
+	}
+	x.others = trial.others()
+	if d.Outcome == Allowed {
+		for i := range x.Rules {
+			x.Rules[i].Because = nil // nobody asks why what is allowed is
+		}
 	}
 	x.Summary = x.summarize(d, value, err)
 	return x
@@ -211,6 +233,20 @@ func oneLine(s string) string {
 	return s
 }
 
+// others tells which rules the policy has, for who asked another.
+func (e *Engine) others() string {
+	switch rules, pkg := e.rules(); {
+	case pkg == "":
+		return ""
+	case pkg != label:
+		return fmt.Sprintf(": its package is %s, and agents ask package %s", pkg, label)
+	case len(rules) == 0:
+		return ": it has no rules"
+	default:
+		return ": it has " + strings.Join(rules, ", ")
+	}
+}
+
 // summarize is the reason in a sentence.
 func (x *Explanation) summarize(d Decision, value ast.Value, err error) string {
 	held := slices.IndexFunc(x.Rules, func(r RuleTried) bool { return r.Held })
@@ -219,8 +255,8 @@ func (x *Explanation) summarize(d Decision, value ast.Value, err error) string {
 		return "allowed, because AllowRequestsFailingPolicy allows what the policy does not"
 	case err != nil:
 		return "the policy could not be evaluated: " + err.Error()
-	case value == nil && len(x.Rules) == 0:
-		return fmt.Sprintf("the policy has no rule %s, and no default", x.Endpoint)
+	case value == nil && len(x.Rules) == 0 && x.Default == nil:
+		return fmt.Sprintf("the policy has no rule %s, and no default", x.Endpoint) + x.others
 	case value == nil:
 		return fmt.Sprintf("no rule %s is true, and there is no default", x.Endpoint)
 	case d.Outcome == Error:
@@ -250,6 +286,12 @@ func (x Explanation) String() string {
 	for _, p := range x.Prints {
 		fmt.Fprintf(&b, "  printed: %s\n", oneLine(p))
 	}
+	if x.Differs != "" {
+		fmt.Fprintf(&b, "  the policy looks at values that were taken out of the files: on them %s (policy explain --show-values keeps them)\n", x.Differs)
+	}
+	if x.Reproduce != "" {
+		fmt.Fprintf(&b, "\n  reproduce: %s\n", x.Reproduce)
+	}
 	return b.String()
 }
 
@@ -259,6 +301,7 @@ func RulesText(rules []RuleTried, byDefault *Place) string {
 	for _, r := range rules {
 		if r.Held {
 			fmt.Fprintf(&b, "\n  ✓ line %d: %s\n", r.Line, headOf(r.Text))
+			expressionsText(&b, r.Because)
 			continue
 		}
 		if r.Skipped {
@@ -266,25 +309,35 @@ func RulesText(rules []RuleTried, byDefault *Place) string {
 			continue
 		}
 		fmt.Fprintf(&b, "\n  ✗ line %d: %s\n", r.Line, headOf(r.Text))
-		for depth, e := range r.Failed {
-			indent := strings.Repeat("  ", depth+2)
-			fmt.Fprintf(&b, "%sline %d is not true: %s", indent, e.Line, e.Text)
-			if e.Of != "" {
-				fmt.Fprintf(&b, "   (in %s)", shortName(e.Of))
-			}
-			if e.Tries > 1 {
-				fmt.Fprintf(&b, "   (tried %d times)", e.Tries)
-			}
-			b.WriteByte('\n')
-			for _, v := range e.Values {
-				fmt.Fprintf(&b, "%s  %s\n", indent, v)
-			}
-		}
+		expressionsText(&b, r.Failed)
 	}
 	if byDefault != nil {
 		fmt.Fprintf(&b, "\n  line %d: %s\n", byDefault.Line, byDefault.Text)
 	}
 	return b.String()
+}
+
+func expressionsText(b *strings.Builder, chain []Expression) {
+	for depth, e := range chain {
+		indent, is := strings.Repeat("  ", depth+2), "is not true"
+		if e.Holds {
+			is = "is true"
+		}
+		if depth > 0 && e.Holds && chain[depth-1].Holds { // one beside the other
+			indent = strings.Repeat("  ", 2+slices.IndexFunc(chain, func(e Expression) bool { return e.Holds }))
+		}
+		fmt.Fprintf(b, "%sline %d %s: %s", indent, e.Line, is, e.Text)
+		if e.Of != "" {
+			fmt.Fprintf(b, "   (in %s)", shortName(e.Of))
+		}
+		if e.Tries > 1 {
+			fmt.Fprintf(b, "   (tried %d times)", e.Tries)
+		}
+		b.WriteByte('\n')
+		for _, v := range e.Values {
+			fmt.Fprintf(b, "%s  %s\n", indent, v)
+		}
+	}
 }
 
 // shortName is a rule's without its package.
@@ -309,16 +362,15 @@ func (v Value) String() string {
 		}
 		texts = append(texts, oneLine(string(text)))
 	}
-	if len(texts) == 1 {
-		return v.Name + " = " + texts[0]
+	text := v.Name + " = "
+	if len(texts) != 1 {
+		text += "one of "
 	}
-	return v.Name + " = one of " + strings.Join(texts, ", ")
-}
-
-// Reproduction is the command with which OPA evaluates the same, on the files
-// policy.rego, input.json and state.json, which holds {"pstate": …}.
-func Reproduction(endpoint string) string {
-	return "opa eval --format pretty --data policy.rego --data state.json --input input.json 'data." + label + "." + endpoint + "'"
+	text += strings.Join(texts, ", ")
+	if v.From != "" {
+		text += "   (" + v.From + ")"
+	}
+	return text
 }
 
 // State is the policy's state as JSON: {"pstate": {…}}.

@@ -118,7 +118,7 @@ func TestExplain(t *testing.T) {
 			shortArticle, "CreateContainerRequest", `{"storages":[{"source":"pause"},{"source":"evil"}]}`, "denied",
 			[]string{
 				"line 14 is not true: storage.source == allowed_image",
-				`allowed_image = one of "pause", "docker.io/library/nginx"`, `storage = {"source":"evil"}`,
+				`allowed_image = one of "pause", "docker.io/library/nginx"`, `storage.source = "evil"   (input.storages[1].source)`,
 			},
 		},
 		"no rule":         {shortArticle, "SetPolicyRequest", `{}`, "error", []string{"the policy has no rule SetPolicyRequest, and no default"}},
@@ -134,7 +134,7 @@ func TestExplain(t *testing.T) {
 		},
 		"a not": {
 			nested, "ExecProcessRequest", `{"container_id":"c","process":{"Args":["sh","-c","x"],"Cwd":"/etc"}}`, "denied",
-			[]string{"line 14 is not true: not forbidden(input.process)", `input.process = {"Args":["sh","-c","x"],"Cwd":"/etc"}`},
+			[]string{"line 14 is not true: not forbidden(input.process)", `line 22 is true: p.Cwd == "/etc"   (in forbidden)`, `p.Cwd = "/etc"   (input.process.Cwd)`},
 		},
 		"a rule that refuses": {
 			nested, "SignalProcessRequest", `{"signal":9}`, "denied", []string{"the rule at line 24 holds, and refuses it: false"},

@@ -64,7 +64,7 @@ func hide(request any, c *ast.Compiler) *hidden {
 		} else {
 			name, value = "", variable
 		}
-		if value == "" || h.literals[value] {
+		if value == "" || h.literals[value] || h.literals[variable] {
 			continue
 		}
 		h.values[value] = true
@@ -148,11 +148,16 @@ func (h *hidden) text(s string) string {
 // value takes the values out of a string that the policy worked with, which may
 // be a piece of one of them, or made of several.
 func (h *hidden) value(s string) string {
+	if h != nil {
+		if _, value, named := strings.Cut(s, "="); h.literals[s] || named && h.literals[value] {
+			return s
+		}
+	}
 	if environment.MatchString(s) {
 		return environment.ReplaceAllString(s, "${1}"+gone)
 	}
 	switch {
-	case h == nil || h.literals[s]:
+	case h == nil:
 		return s
 	case h.values[s]:
 		return gone
@@ -189,7 +194,7 @@ func (h *hidden) redacted(v any) any {
 			case carriesData(k) && !isObject:
 				out[h.value(k)] = gone
 			case isList && isEnvironment(k):
-				out[h.value(k)] = unvalued(list)
+				out[h.value(k)] = h.unvalued(list)
 			default:
 				out[h.value(k)] = h.redacted(v[k])
 			}
@@ -200,16 +205,18 @@ func (h *hidden) redacted(v any) any {
 }
 
 // unvalued is an environment without values, whatever its variables are called.
-func unvalued(list []any) []any {
+// What the policy has itself, the whole variable or its value, stays.
+func (h *hidden) unvalued(list []any) []any {
 	out := make([]any, len(list))
 	for i := range list {
 		out[i] = gone
 		if s, ok := list[i].(string); ok {
-			if name, value, named := strings.Cut(s, "="); named {
+			name, value, named := strings.Cut(s, "=")
+			switch {
+			case h != nil && (h.literals[s] || named && h.literals[value]), named && value == "":
+				out[i] = s
+			case named:
 				out[i] = name + "=" + gone
-				if value == "" {
-					out[i] = s
-				}
 			}
 		}
 	}
@@ -228,9 +235,11 @@ func (x *Explanation) Redact() {
 	h := x.hidden
 	for i := range x.Rules {
 		x.Rules[i].Value = h.redacted(x.Rules[i].Value)
-		for j := range x.Rules[i].Failed {
-			for k := range x.Rules[i].Failed[j].Values {
-				x.Rules[i].Failed[j].Values[k].redact(h)
+		for _, expressions := range [][]Expression{x.Rules[i].Failed, x.Rules[i].Because} {
+			for _, e := range expressions {
+				for k := range e.Values {
+					e.Values[k].redact(h)
+				}
 			}
 		}
 	}
@@ -247,14 +256,15 @@ func (x *Explanation) Redact() {
 }
 
 func (v *Value) redact(h *hidden) {
-	field := v.Name[strings.LastIndexByte(v.Name, '.')+1:]
+	path := cmp.Or(v.From, v.Name)
+	field := path[strings.LastIndexByte(path, '.')+1:]
 	for n := range v.Values {
 		list, isList := v.Values[n].([]any)
 		switch {
-		case carriesData(v.Name):
+		case carriesData(v.Name) || carriesData(index.ReplaceAllString(path, "")) || carriesData(strings.TrimSuffix(path, "[_]")):
 			v.Values[n] = gone
 		case isList && isEnvironment(field):
-			v.Values[n] = unvalued(list)
+			v.Values[n] = h.unvalued(list)
 		default:
 			v.Values[n] = h.redacted(v.Values[n])
 		}

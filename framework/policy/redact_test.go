@@ -92,14 +92,14 @@ func TestRedactLeaves(t *testing.T) {
 	x.Redact()
 	for _, want := range []string{
 		`line 11 is not true: value == "expected value"`,
-		`["A=[redacted]","SECRET=[redacted]","EMPTY=","SAME=[redacted]"]`,
+		`["A=[redacted]","SECRET=[redacted]","EMPTY=","SAME=/pstate/x"]`,
 		`one is SECRET=[redacted]`,
 	} {
 		if !strings.Contains(x.String(), want) {
 			t.Errorf("without %q:\n%s", want, x)
 		}
 	}
-	const redacted = `{"OCI":{"Process":{"Args":["sh","-c"],"Env":["A=[redacted]","SECRET=[redacted]","EMPTY=","SAME=[redacted]"]}}}`
+	const redacted = `{"OCI":{"Process":{"Args":["sh","-c"],"Env":["A=[redacted]","SECRET=[redacted]","EMPTY=","SAME=/pstate/x"]}}}`
 	if got := string(x.RedactJSON([]byte(input))); got != redacted {
 		t.Errorf("%s, want %s", got, redacted)
 	}
@@ -117,6 +117,21 @@ func TestRedactLeaves(t *testing.T) {
 	}
 	if got := string(x.RedactJSON([]byte("tomato-soup"))); got != `"[redacted]"` {
 		t.Errorf("no JSON: %s", got)
+	}
+}
+
+// What passes through the agent is not shown under another name either.
+func TestRedactData(t *testing.T) {
+	for _, text := range []string{
+		"package agent_policy\ndefault WriteStreamRequest := false\nWriteStreamRequest if {\n\tsome b in input.data\n\tb == 1\n}\n",
+		"package agent_policy\ndefault WriteStreamRequest := false\nWriteStreamRequest if fits(input.data)\nfits(d) if d[0] == 1\n",
+		"package agent_policy\ndefault WriteStreamRequest := false\nWriteStreamRequest if fits(input.data)\nfits(d) if d == [1]\n",
+	} {
+		x := explained(t, text, "WriteStreamRequest", `{"data":[2777,2778]}`)
+		x.Redact()
+		if got := x.String(); strings.Contains(got, "277") || !strings.Contains(got, "[redacted]") {
+			t.Errorf("%s", got)
+		}
 	}
 }
 

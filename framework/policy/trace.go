@@ -7,8 +7,9 @@ import (
 	"strings"
 
 	"github.com/open-policy-agent/opa/v1/ast"
+	"github.com/open-policy-agent/opa/v1/storage"
+	"github.com/open-policy-agent/opa/v1/storage/inmem"
 	"github.com/open-policy-agent/opa/v1/topdown"
-	"github.com/open-policy-agent/opa/v1/util"
 )
 
 // frame is one evaluation of a body: a rule's, a function's, or that of an every.
@@ -21,10 +22,16 @@ type frame struct {
 	// exprs are the body's expressions that were looked at, by their place in it.
 	exprs map[int]*ast.Expr
 	held  bool
-	// last is the expression furthest on that was looked at, fails what happened there.
+	// last is the expression furthest on that was looked at; fails are the variables of
+	// the times that it failed, tries how often that was.
 	last  int
-	now   *ast.Expr
-	fails []map[string]ast.Value
+	tries int
+	fails []*ast.ValueMap
+	// now is the expression that is being looked at, with the variables of before it.
+	now       *ast.Expr
+	nowLocals *ast.ValueMap
+	// called are the parent's variables when it came here, exit its own when it held.
+	called, exit *ast.ValueMap
 	// order is when it was entered.
 	order int
 }
@@ -35,16 +42,40 @@ type Trace struct {
 	frames map[uint64]*frame
 	// data are the documents below data that are not the policy's own.
 	data map[string]any
+	// builtins are the functions that the policy calls beside OPA's own.
+	builtins map[string]*topdown.Builtin
+
+	// These are for telling what the policy read, once it has been evaluated.
+	compiler *ast.Compiler
+	pkg      ast.Ref
+	input    ast.Value
+	store    storage.Store
+	known    map[string]ast.Value
 }
+
+// maxFails is how many failures of an expression are looked at: a policy may try
+// each of its literals on each of a request's.
+const maxFails = 200
 
 var _ topdown.QueryTracer = (*Trace)(nil)
 
 // NewTrace is a trace of an evaluation with these documents below data.
-func NewTrace(data map[string]any) *Trace { return &Trace{frames: map[uint64]*frame{}, data: data} }
+func NewTrace(data map[string]any) *Trace {
+	if data == nil {
+		data = map[string]any{}
+	}
+	return &Trace{frames: map[uint64]*frame{}, data: data}
+}
 
 // Rules says how far each rule of a name came, in the order of the policy, and
 // where its default stands. c compiled the policy, input is what it was asked about.
 func (t *Trace) Rules(c *ast.Compiler, rule ast.Ref, input any) (rules []RuleTried, byDefault *Place) {
+	t.compiler, t.pkg, t.known = c, rule[:len(rule)-1], map[string]ast.Value{}
+	var err error
+	if t.input, err = ast.InterfaceToValue(input); err != nil {
+		t.input = ast.Null{}
+	}
+	t.store = inmem.NewFromObject(t.data)
 	frames := map[*ast.Rule]*frame{}
 	for _, f := range t.frames {
 		if f.rule != nil && (frames[f.rule] == nil || f.order < frames[f.rule].order) {
@@ -64,8 +95,9 @@ func (t *Trace) Rules(c *ast.Compiler, rule ast.Ref, input any) (rules []RuleTri
 			tried.Skipped = !tried.Held
 		case f.held:
 			tried.Held = true
+			tried.Because = t.holding(f, nil)
 		default:
-			tried.Failed = t.failure(f, input, nil)
+			tried.Failed = t.failure(f, nil)
 		}
 		rules = append(rules, tried)
 	}
@@ -88,7 +120,7 @@ func (t *Trace) TraceEvent(e topdown.Event) {
 			f.rule = rule
 		}
 		if parent := t.frames[e.ParentID]; parent != nil {
-			f.at = parent.now
+			f.at, f.called = parent.now, parent.nowLocals
 		}
 		if known := t.frames[e.QueryID]; known != nil && known.rule != nil && f.rule == nil {
 			return
@@ -96,19 +128,22 @@ func (t *Trace) TraceEvent(e topdown.Event) {
 		t.frames[e.QueryID] = f
 	case topdown.EvalOp:
 		if f, expr := t.frames[e.QueryID], expression(e); f != nil && expr != nil {
-			f.now = expr
+			f.now, f.nowLocals = expr, e.Locals
 			f.exprs[expr.Index] = expr
 			if expr.Index > f.last {
-				f.last, f.fails = expr.Index, nil
+				f.last, f.fails, f.tries = expr.Index, nil, 0
 			}
 		}
 	case topdown.FailOp:
 		if f, expr := t.frames[e.QueryID], expression(e); f != nil && expr != nil && expr.Index == f.last {
-			f.fails = append(f.fails, locals(e))
+			f.tries++
+			if len(f.fails) < maxFails {
+				f.fails = append(f.fails, e.Locals)
+			}
 		}
 	case topdown.ExitOp:
-		if f := t.frames[e.QueryID]; f != nil {
-			f.held = true
+		if f := t.frames[e.QueryID]; f != nil && !f.held {
+			f.held, f.exit = true, e.Locals
 		}
 	}
 }
@@ -118,187 +153,168 @@ func expression(e topdown.Event) *ast.Expr {
 	return expr
 }
 
-// locals are the variables of an event by the names that the policy gives them.
-func locals(e topdown.Event) map[string]ast.Value {
-	values := map[string]ast.Value{}
-	if e.Locals == nil {
-		return values
-	}
-	e.Locals.Iter(func(k, v ast.Value) bool {
-		if name, ok := k.(ast.Var); ok {
-			if meta, ok := e.LocalMetadata[name]; ok {
-				values[string(meta.Name)] = v
-			} else if !name.IsGenerated() {
-				values[string(name)] = v
-			}
-		}
-		return false
-	})
-	return values
-}
+// maxDepth is how far an explanation leads into functions.
+const maxDepth = 32
 
 // failure leads from a body that was not true to the expression that decided.
-func (t *Trace) failure(f *frame, request any, seen []*frame) []Expression {
+func (t *Trace) failure(f *frame, seen []*frame) []Expression {
 	expr := f.exprs[f.last]
-	if expr == nil || len(seen) > 32 {
+	if expr == nil || len(seen) > maxDepth {
 		return nil
 	}
-	out := Expression{Place: place(expr.Location), Tries: len(f.fails)}
-	if f.rule != nil && len(seen) > 0 {
-		out.Of = f.rule.Head.Ref().String()
+	out := t.expression(f, expr, f.fails, seen)
+	if !expr.IsEvery() { // OPA tells it twice
+		out.Tries = f.tries
 	}
-	out.Values = append(t.read(f, expr, request), variables(f, expr)...)
-	chain := []Expression{out}
-	if next := t.inner(f, expr); next != nil {
-		deeper := t.failure(next, request, append(seen, f))
-		if len(deeper) > 0 && deeper[0].Place == out.Place {
-			chain = nil
+	var deeper []Expression
+	if next := t.inner(f, expr, expr.Negated); next != nil {
+		if seen = append(seen, f); next.held {
+			deeper = t.holding(next, seen)
+		} else {
+			deeper = t.failure(next, seen)
 		}
-		chain = append(chain, deeper...)
 	}
-	return chain
+	return chain(out, deeper)
 }
 
-// inner is the body that made an expression fail: of those that it led to, the
-// one that came furthest; of a not, one that held.
-func (t *Trace) inner(f *frame, expr *ast.Expr) *frame {
-	var best *frame
+// chain puts an expression before those that it led to, which tell better what
+// decided: of its own values the small ones stay.
+func chain(first Expression, deeper []Expression) []Expression {
+	if len(deeper) == 0 {
+		return []Expression{first}
+	}
+	if deeper[0].Place == first.Place {
+		return deeper
+	}
+	first.Values = slices.DeleteFunc(first.Values, func(v Value) bool {
+		again := func(e Expression) bool {
+			return slices.ContainsFunc(e.Values, func(w Value) bool { return cmp.Or(w.From, w.Name) == cmp.Or(v.From, v.Name) })
+		}
+		return v.Missing || slices.ContainsFunc(deeper, again) || slices.ContainsFunc(v.Values, func(x any) bool {
+			switch x.(type) {
+			case []any, map[string]any, bool:
+				return true
+			}
+			return false
+		})
+	})
+	return append([]Expression{first}, deeper...)
+}
+
+// maxHeld is how many expressions of a body that held are told.
+const maxHeld = 8
+
+// holding tells why a body was true: its expressions that read something, and
+// where one calls another rule, why that held.
+func (t *Trace) holding(f *frame, seen []*frame) []Expression {
+	if len(seen) > maxDepth {
+		return nil
+	}
+	seen = append(seen, f)
+	var out []Expression
+	for i := range f.last + 1 {
+		expr := f.exprs[i]
+		if expr == nil || f.helps(t, expr) || len(out) >= maxHeld {
+			continue
+		}
+		e := t.expression(f, expr, []*ast.ValueMap{f.exit}, seen)
+		e.Holds = true
+		var deeper []Expression
+		if !expr.Negated && !expr.IsEvery() {
+			if next := t.inner(f, expr, true); next != nil {
+				deeper = t.holding(next, seen)
+			}
+		}
+		if len(deeper) > 0 || len(e.Values) > 0 {
+			out = append(out, chain(e, deeper)...)
+		}
+	}
+	return out[:min(len(out), maxHeld)]
+}
+
+// helps says whether an expression only gives a name to what a later one uses.
+func (f *frame) helps(t *Trace, expr *ast.Expr) bool {
+	for _, v := range t.definitions(expr) {
+		for _, later := range f.exprs {
+			if later.Index > expr.Index && mentions(later, v) && f.definition(t, v) == expr {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// expression tells an expression with what it read, by the variables of the times
+// that it was looked at. seen are the frames that led to it.
+func (t *Trace) expression(f *frame, expr *ast.Expr, locals []*ast.ValueMap, seen []*frame) Expression {
+	out := Expression{Place: place(expr.Location)}
+	if owner := f.owner(t); owner != nil && len(seen) > 0 && owner != seen[0] {
+		out.Of = owner.rule.Head.Ref().String()
+	}
+	r := reading{t: t}
+	for _, l := range locals {
+		if l != nil {
+			r.expression(f, l, expr)
+		}
+	}
+	out.Values = r.values
+	return out
+}
+
+// owner is the frame of the rule that a body is in.
+func (f *frame) owner(t *Trace) *frame {
+	for f != nil && f.rule == nil {
+		f = t.frames[f.parent]
+	}
+	return f
+}
+
+// inner is the body that an expression led to, and that made it what it is: of
+// those that came as far, the last. held says whether one is looked for that held:
+// for a not that is not true, and for what is true. Of an every it is the body of
+// the element that failed.
+func (t *Trace) inner(f *frame, expr *ast.Expr, held bool) *frame {
+	within := map[uint64]bool{f.id: true}
+	if expr.Negated || expr.IsEvery() {
+		// What belongs to it is below a body of its own.
+		within = map[uint64]bool{}
+		for _, g := range t.frames {
+			if g.parent == f.id && g.id != f.id && g.rule == nil && g.at != nil && g.at.Index == expr.Index {
+				within[g.id] = true
+			}
+		}
+	}
+	called := calls(expr)
+	var here, before *frame
 	for _, g := range t.frames {
-		if g.parent != f.id || g.at == nil || g.at.Index != expr.Index || g.held || g.last < 0 {
+		if g.id == f.id || g.held != held || g.last < 0 || (g.rule == nil) != expr.IsEvery() {
 			continue
 		}
-		if best == nil || g.last > best.last || g.last == best.last && g.order > best.order {
-			best = g
+		switch {
+		case within[g.parent] && (g.rule == nil || !g.rule.Default) && (g.parent != f.id || g.at != nil && g.at.Index == expr.Index):
+			if here.less(g) {
+				here = g
+			}
+		case g.rule != nil && !g.rule.Default && len(g.rule.Head.Args) == 0 && slices.ContainsFunc(called, func(r ast.Ref) bool { return r.HasPrefix(g.rule.Ref()) }):
+			// It was evaluated for an earlier expression, and its value is remembered.
+			if before.less(g) {
+				before = g
+			}
 		}
 	}
-	return best
+	return cmp.Or(here, before)
 }
 
-// read is what the expression reads of the request and of the state, itself or
-// through the variables that the body has assigned before.
-func (t *Trace) read(f *frame, expr *ast.Expr, request any) []Value {
-	var out []Value
-	seen := map[string]bool{}
-	wanted := map[ast.Var]bool{}
-	collect := func(node any) {
-		ast.WalkRefs(node, func(r ast.Ref) bool {
-			head, _ := r[0].Value.(ast.Var)
-			var root any
-			switch {
-			case head == "input":
-				root = request
-			case head == "data" && len(r) > 1 && t.has(r[1]):
-				root = t.data
-			default:
-				return false
-			}
-			name, value, found := follow(r, root)
-			if name != "" && !seen[name] {
-				seen[name] = true
-				v := Value{Name: name, Missing: !found}
-				if found {
-					v.Values = []any{value}
-				}
-				out = append(out, v)
-			}
-			return false
-		})
-		ast.WalkVars(node, func(v ast.Var) bool { wanted[v] = true; return false })
-	}
-	collect(expr)
-	for i := expr.Index - 1; i >= 0; i-- {
-		before := f.exprs[i]
-		if before == nil {
-			continue
-		}
-		defines := false
-		ast.WalkVars(before, func(v ast.Var) bool {
-			defines = defines || wanted[v] && v != "input" && v != "data"
-			return false
-		})
-		if defines {
-			collect(before)
-		}
-	}
+func (f *frame) less(g *frame) bool {
+	return f == nil || g.last > f.last || g.last == f.last && g.order > f.order
+}
+
+// calls are what an expression names.
+func calls(expr *ast.Expr) []ast.Ref {
+	var out []ast.Ref
+	ast.WalkRefs(expr, func(r ast.Ref) bool {
+		out = append(out, r)
+		return false
+	})
 	return out
-}
-
-// has says whether a key is one of the documents below data.
-func (t *Trace) has(key *ast.Term) bool {
-	name, ok := key.Value.(ast.String)
-	_, there := t.data[string(name)]
-	return ok && there
-}
-
-// follow is the longest part of a reference that is made of constants, with its
-// value.
-func follow(r ast.Ref, root any) (name string, value any, found bool) {
-	name, value, found = r[:1].String(), root, true
-	for _, term := range r[1:] {
-		switch key := term.Value.(type) {
-		case ast.String:
-			object, ok := value.(map[string]any)
-			if value, found = object[string(key)]; !ok || !found {
-				return name + "." + string(key), nil, false
-			}
-			name += "." + string(key)
-		case ast.Number:
-			list, ok := value.([]any)
-			i, isInt := key.Int()
-			if !ok || !isInt || i < 0 || i >= len(list) {
-				return fmt.Sprintf("%s[%s]", name, key), nil, false
-			}
-			name, value = fmt.Sprintf("%s[%d]", name, i), list[i]
-		default:
-			return name, value, true
-		}
-	}
-	return name, value, true
-}
-
-// variables are those that the expression names, with what they stood for.
-func variables(f *frame, expr *ast.Expr) []Value {
-	text := string(expr.Location.Text)
-	var names []string
-	values := map[string][]any{}
-	for _, fail := range f.fails {
-		for name, v := range fail {
-			if !mentions(text, name) {
-				continue
-			}
-			doc, err := ast.JSON(v)
-			if err != nil {
-				continue
-			}
-			if !slices.Contains(names, name) {
-				names = append(names, name)
-			}
-			if len(values[name]) < maxTries && !slices.ContainsFunc(values[name], func(have any) bool { return util.Compare(have, doc) == 0 }) {
-				values[name] = append(values[name], doc)
-			}
-		}
-	}
-	slices.Sort(names)
-	var out []Value
-	for _, name := range names {
-		out = append(out, Value{Name: name, Values: values[name]})
-	}
-	return out
-}
-
-func mentions(text, name string) bool {
-	for i := 0; ; {
-		j := strings.Index(text[i:], name)
-		if j < 0 {
-			return false
-		}
-		start, end := i+j, i+j+len(name)
-		word := func(b byte) bool {
-			return b == '_' || b >= '0' && b <= '9' || b >= 'a' && b <= 'z' || b >= 'A' && b <= 'Z'
-		}
-		if (start == 0 || !word(text[start-1]) && text[start-1] != '.') && (end == len(text) || !word(text[end])) {
-			return true
-		}
-		i = end
-	}
 }

@@ -2,12 +2,16 @@ package suite
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"time"
 
 	. "github.com/onsi/ginkgo/v2"
 	corev1 "k8s.io/api/core/v1"
@@ -41,41 +45,136 @@ func (b *Bed) nodeLogSizes() map[string]int64 {
 }
 
 // keepEvidence writes what Kubernetes, the nodes, the guests and the KBS know of
-// a namespace's pods below the artefacts, without credentials. begun are the sizes
-// of the nodes' logs when the namespace was made.
-func (b *Bed) keepEvidence(ctx context.Context, ns string, begun map[string]int64) {
+// a namespace's pods below the artefacts, without credentials.
+func (b *Bed) keepEvidence(ctx context.Context, o openNamespace) {
 	root := os.Getenv("ARTIFACTS_DIR")
 	if root == "" {
 		return
 	}
-	dir := filepath.Join(root, "failed", slug(CurrentSpecReport().FullText()))
-	if !CurrentSpecReport().Failed() {
-		dir = filepath.Join(root, "passed", slug(CurrentSpecReport().FullText()))
-	}
+	dir := specDir(root)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		GinkgoWriter.Println("artefacts:", err)
 		return
 	}
-	b.keepRefusals(ctx, dir, ns)
-	b.keepNodeLogs(dir, begun)
-	pods, err := b.Pods.Kube.CoreV1().Pods(ns).List(ctx, metav1.ListOptions{})
-	if err != nil {
-		GinkgoWriter.Println("artefacts: list pods:", err)
-		return
+	var missing []string
+	if !b.keepRefusals(ctx, dir, o.name) {
+		missing = append(missing, "the KBS's log: no pod with the label app=kbs could be asked for it")
 	}
-	for _, p := range pods.Items {
-		events, err := b.Pods.Events(ctx, ns, p.Name)
-		text := fmt.Sprintf("%s\n\nevents (%v):\n%s\n\n%s", pod.Describe(&p), err, strings.Join(events, "\n"), b.whereabouts(&p))
-		keep(filepath.Join(dir, p.Name+".txt"), []byte(text))
-		guests, _ := filepath.Glob(simulation.GuestLogs(b.NodeLogs, ns, p.Name))
-		for _, g := range guests {
-			keepTree(filepath.Join(dir, filepath.Base(g)), g)
-		}
-		b.keepDenials(dir, &p)
+	given.write(CurrentSpecReport().FullText(), dir)
+	for _, why := range b.keepNamespace(ctx, dir, o, CurrentSpecReport().StartTime, missing) {
+		AddReportEntry("why denied", why, ReportEntryVisibilityFailureOrVerbose)
 	}
 	if CurrentSpecReport().Failed() {
 		AddReportEntry("artefacts", dir)
 		AddReportEntry("run this spec alone", "make e2e KEEP=1 FOCUS='"+focused(CurrentSpecReport().FullText())+"'")
+	}
+}
+
+// keepNamespace writes what is known of the pods of a namespace since a time, and
+// what is not, beside what is missing already. It gives what was denied there, for
+// people.
+func (b *Bed) keepNamespace(ctx context.Context, dir string, o openNamespace, since time.Time, missing []string) (denials []string) {
+	if err := o.chronicle.refresh(ctx, b.Pods.Kube, o.name); err != nil {
+		missing = append(missing, "the last events and states: "+err.Error())
+	}
+	if b.NodeLogs == "" {
+		missing = append(missing, "the logs of nodes, guests and agents, with which requests a policy refused: nothing on the nodes of this cluster can be read from here")
+	}
+	b.keepNodeLogs(dir, o.begun)
+	pods, others, lost := o.chronicle.all()
+	if lost > 0 {
+		missing = append(missing, fmt.Sprintf("%d events and states beyond the first", lost))
+	}
+	for _, p := range pods {
+		state := pod.Describe(p.Pod)
+		if !p.gone.IsZero() {
+			state += "\n(deleted at " + p.gone.UTC().Format(time.TimeOnly) + ")"
+			missing = append(missing, "the containers' logs of pod "+p.Name+" by way of Kubernetes: it is deleted")
+		} else {
+			missing = append(missing, b.keepContainerLogs(ctx, dir, p.Pod, since)...)
+		}
+		text := fmt.Sprintf("%s\n\nevents:\n%s\n\n%s", state, strings.Join(p.events, "\n"), b.whereabouts(p.Pod))
+		keep(filepath.Join(dir, p.Name+".txt"), []byte(text))
+		if b.NodeLogs == "" {
+			continue
+		}
+		guests, _ := filepath.Glob(simulation.GuestLogs(b.NodeLogs, p.Namespace, p.Name))
+		for _, g := range guests {
+			keepTree(filepath.Join(dir, filepath.Base(g)), g)
+		}
+		denials = append(denials, b.keepDenials(dir, p.Pod)...)
+	}
+	if len(others) > 0 {
+		var text strings.Builder
+		for _, name := range slices.Sorted(maps.Keys(others)) {
+			fmt.Fprintf(&text, "%s\n  %s\n", name, strings.Join(others[name], "\n  "))
+		}
+		keep(filepath.Join(dir, "events-of-others.txt"), []byte(text.String()))
+	}
+	if len(missing) > 0 {
+		keep(filepath.Join(dir, "missing.txt"), []byte("what is not here, and why\n\n"+strings.Join(missing, "\n")+"\n"))
+	}
+	return denials
+}
+
+// maxContainerLog is how much of a container's log is kept, in bytes.
+const maxContainerLog = 256 << 10
+
+// keepContainerLogs writes what the containers of a pod have said since a time, and
+// before they were started again; it gives what could not be had.
+func (b *Bed) keepContainerLogs(ctx context.Context, dir string, p *corev1.Pod, since time.Time) (missing []string) {
+	ctx, cancel := context.WithTimeout(ctx, containerLogTimeout)
+	defer cancel()
+	from := metav1.NewTime(since)
+	for _, s := range slices.Concat(p.Status.InitContainerStatuses, p.Status.ContainerStatuses, p.Status.EphemeralContainerStatuses) {
+		for _, previous := range []bool{false, true} {
+			if s.ContainerID == "" || previous && s.RestartCount == 0 {
+				continue // it never ran
+			}
+			name := p.Name + "-" + s.Name + ".log"
+			if previous {
+				name = p.Name + "-" + s.Name + "-previous.log"
+			}
+			text, err := b.containerLog(ctx, p, corev1.PodLogOptions{Container: s.Name, Previous: previous, SinceTime: &from})
+			if err != nil {
+				missing = append(missing, name+": "+err.Error())
+			}
+			if len(text) > 0 {
+				keep(filepath.Join(dir, name), text)
+			}
+		}
+	}
+	return missing
+}
+
+// containerLogTimeout bounds what Kubernetes takes to give a pod's logs.
+const containerLogTimeout = 10 * time.Second
+
+// containerLog is the last of a log.
+func (b *Bed) containerLog(ctx context.Context, p *corev1.Pod, options corev1.PodLogOptions) ([]byte, error) {
+	log, err := b.Pods.LogStream(ctx, p.Namespace, p.Name, options)
+	if err != nil {
+		return nil, err
+	}
+	defer log.Close()
+	return lastOf(log, maxContainerLog)
+}
+
+// lastOf reads all and keeps the last limit bytes.
+func lastOf(r io.Reader, limit int) ([]byte, error) {
+	var text []byte
+	piece := make([]byte, 32<<10)
+	for {
+		n, err := r.Read(piece)
+		if text = append(text, piece[:n]...); len(text) > 2*limit {
+			text = append([]byte(nil), text[len(text)-limit:]...)
+		}
+		if err != nil {
+			if errors.Is(err, io.EOF) {
+				err = nil
+			}
+			return text[max(0, len(text)-limit):], err
+		}
 	}
 }
 

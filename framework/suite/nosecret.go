@@ -15,8 +15,9 @@ import (
 )
 
 // keepRefusals writes what the KBS simulators refused while the spec ran, and
-// why, to secret.txt below dir. A namespace is one that a KBS may be in.
-func (b *Bed) keepRefusals(ctx context.Context, dir, ns string) {
+// why, to secret-<namespace>.txt below dir, and the KBS's logs of that time. A
+// namespace is one that a KBS may be in; found says whether one was.
+func (b *Bed) keepRefusals(ctx context.Context, dir, ns string) (found bool) {
 	since := metav1.NewTime(CurrentSpecReport().StartTime)
 	for _, namespace := range slices.Compact([]string{ns, b.kbsNamespace, b.KBSNamespace}) {
 		if namespace == "" {
@@ -27,6 +28,10 @@ func (b *Bed) keepRefusals(ctx context.Context, dir, ns string) {
 			continue // a KBS that was given is elsewhere
 		}
 		for _, p := range pods.Items {
+			if log, err := b.containerLog(ctx, &p, corev1.PodLogOptions{SinceTime: &since}); err == nil && len(log) > 0 {
+				found = true
+				keep(filepath.Join(dir, "kbs-"+namespace+".log"), log)
+			}
 			text, err := b.refusals(ctx, &p, since)
 			if err != nil {
 				GinkgoWriter.Printf("why no secret: KBS of %s: %v\n", namespace, err)
@@ -38,6 +43,7 @@ func (b *Bed) keepRefusals(ctx context.Context, dir, ns string) {
 			AddReportEntry("why no secret", text, ReportEntryVisibilityFailureOrVerbose)
 		}
 	}
+	return found
 }
 
 func (b *Bed) refusals(ctx context.Context, p *corev1.Pod, since metav1.Time) (string, error) {

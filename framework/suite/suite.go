@@ -65,6 +65,7 @@ type Bed struct {
 type openNamespace struct {
 	name  string
 	begun map[string]int64
+	*chronicle
 }
 
 // Run runs the suite called name; a suite's Test function calls it.
@@ -120,8 +121,8 @@ func Testbed() *Bed {
 			return
 		}
 		for _, o := range bed.open {
-			bed.tellTimelines(ctx, o.name)
-			bed.keepEvidence(ctx, o.name, o.begun)
+			bed.tellTimelines(o)
+			bed.keepEvidence(ctx, o)
 		}
 	}, NodeTimeout(time.Minute))
 	AfterSuite(func(ctx SpecContext) { Expect(bed.closeKBS(ctx)).To(Succeed()) }, NodeTimeout(time.Minute))
@@ -172,12 +173,14 @@ func (b *Bed) namespace(ctx context.Context, prefix string, labels map[string]st
 	GinkgoHelper()
 	ns, err := b.Pods.NamespaceLabelled(ctx, prefix, labels)
 	Expect(err).NotTo(HaveOccurred())
-	b.open = append(b.open, openNamespace{ns, b.nodeLogSizes()})
+	o := openNamespace{ns, b.nodeLogSizes(), chronicleOf(ctx, b.Pods.Kube, ns)}
+	b.open = append(b.open, o)
 	DeferCleanup(func(ctx SpecContext) error {
 		b.open = slices.DeleteFunc(b.open, func(o openNamespace) bool { return o.name == ns })
 		if !CurrentSpecReport().Failed() { // else it has been told
-			b.tellTimelines(ctx, ns)
+			b.tellTimelines(o)
 		}
+		o.end()
 		return b.Pods.DeleteNamespace(ctx, ns)
 	}, NodeTimeout(time.Minute))
 	return ns

@@ -1,19 +1,16 @@
 package suite
 
 import (
-	"context"
 	"fmt"
 	"maps"
 	"os"
 	"slices"
 	"strings"
 
-	. "github.com/onsi/ginkgo/v2"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-
 	"github.com/coco-e2e/coco-e2e/framework/cluster/simulation"
 	"github.com/coco-e2e/coco-e2e/framework/conformance/report"
 	"github.com/coco-e2e/coco-e2e/framework/evidence"
+	. "github.com/onsi/ginkgo/v2"
 )
 
 // maxTimeline is how many requests of a pod's agent a report shows.
@@ -58,20 +55,27 @@ func leaves(value any, path string, tell func(name, value string)) {
 // tellTimelines puts what the agents of a namespace's pods were asked into the
 // report, of specs that failed and of those of the walkthrough; of all with
 // ARTIFACTS=all.
-func (b *Bed) tellTimelines(ctx context.Context, ns string) {
-	if b.NodeLogs == "" || !(CurrentSpecReport().Failed() || os.Getenv("ARTIFACTS") == "all" || slices.Contains(CurrentSpecReport().Labels(), "walkthrough")) {
+func (b *Bed) tellTimelines(o openNamespace) {
+	if !(CurrentSpecReport().Failed() || os.Getenv("ARTIFACTS") == "all" || slices.Contains(CurrentSpecReport().Labels(), "walkthrough")) {
 		return
 	}
-	pods, err := b.Pods.Kube.CoreV1().Pods(ns).List(ctx, metav1.ListOptions{})
-	if err != nil {
-		GinkgoWriter.Println("report: list pods:", err)
-		return
+	for _, t := range b.timelines(o) {
+		AddReportEntry(report.TimelineEntry, t, ReportEntryVisibilityNever)
 	}
-	for _, p := range pods.Items {
-		if log, err := simulation.AgentLog(b.NodeLogs, ns, p.Name); err == nil && len(log) > 0 {
-			AddReportEntry(report.TimelineEntry, timeline(ns, p.Name, log), ReportEntryVisibilityNever)
+}
+
+// timelines are those of the pods that were ever in a namespace.
+func (b *Bed) timelines(o openNamespace) (out []report.PodTimeline) {
+	if b.NodeLogs == "" {
+		return nil
+	}
+	pods, _, _ := o.chronicle.all()
+	for _, p := range pods {
+		if log, err := simulation.AgentLog(b.NodeLogs, o.name, p.Name); err == nil && len(log) > 0 {
+			out = append(out, timeline(o.name, p.Name, log))
 		}
 	}
+	return out
 }
 
 func timeline(ns, name string, log []simulation.RPC) report.PodTimeline {

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -204,5 +205,37 @@ func TestEmptyPolicyIsAPolicy(t *testing.T) {
 	}
 	if err := policy.New().SetPolicy(t.Context(), ""); err == nil {
 		t.Error("the engine took an empty policy")
+	}
+}
+
+// The log has the policy that refused, once for each that was in force.
+func TestPolicyInTheLog(t *testing.T) {
+	first := "package agent_policy\ndefault SetPolicyRequest := true\ndefault RemoveContainerRequest := false\n"
+	second := "package agent_policy\ndefault RemoveContainerRequest := false\n"
+	a, log := newAgent(t, first)
+	ctx := t.Context()
+	refused := func(id string) {
+		if _, err := a.RemoveContainer(ctx, &pb.RemoveContainerRequest{ContainerId: id}); status.Code(err) != codes.PermissionDenied {
+			t.Fatal(err)
+		}
+	}
+	refused("a")
+	refused("b")
+	if _, err := a.SetPolicy(ctx, &pb.SetPolicyRequest{Policy: second}); err != nil {
+		t.Fatal(err)
+	}
+	refused("a2")
+	var texts, digests []string
+	for line := range strings.Lines(log.String()) {
+		var r rpcLine
+		if err := json.Unmarshal([]byte(line), &r); err != nil {
+			t.Fatal(err)
+		}
+		if r.Why != nil {
+			texts, digests = append(texts, r.PolicyText), append(digests, r.Policy)
+		}
+	}
+	if !slices.Equal(texts, []string{first, "", second}) || digests[0] != digests[1] || digests[1] == digests[2] || len(digests[0]) != 64 {
+		t.Errorf("policies %q, digests %q", texts, digests)
 	}
 }

@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -25,6 +26,8 @@ type rpcLog struct {
 	// explained are the refusals that were, by endpoint and request: a host asks
 	// some of them again and again.
 	explained map[[sha256.Size]byte]bool
+	// told is the digest of the policy whose text is in the log last.
+	told string
 }
 
 // rpcLine is one RPC.
@@ -45,6 +48,10 @@ type rpcLine struct {
 	Why   *policy.Explanation `json:"why,omitempty"`
 	Input json.RawMessage     `json:"input,omitempty"`
 	State json.RawMessage     `json:"state,omitempty"`
+	// Policy is the SHA-256 of the policy that refused it. Its text is there too
+	// when the line before told of another.
+	Policy     string `json:"policy,omitempty"`
+	PolicyText string `json:"policy_text,omitempty"`
 }
 
 // Explanations are for people: one for each request that is refused, however often.
@@ -53,6 +60,8 @@ type rpcLine struct {
 const (
 	maxExplained      = 50
 	maxExplainedInput = 256 << 10
+	// maxPolicyText is the length in bytes up to which a policy is told.
+	maxPolicyText = 1 << 20
 )
 
 func (l *rpcLog) begin(method, endpoint string, r proto.Message) *rpcLine {
@@ -69,12 +78,18 @@ func (l *rpcLog) begin(method, endpoint string, r proto.Message) *rpcLine {
 func (r *rpcLine) end(d policy.Decision, err error) {
 	r.Decision, r.Code = d.Outcome.String(), status.Code(err).String()
 	r.Duration = time.Since(r.Time).Microseconds()
+	r.log.mu.Lock()
+	defer r.log.mu.Unlock()
+	if r.Policy == r.log.told {
+		r.PolicyText = ""
+	}
 	b, jsonErr := json.Marshal(r)
 	if jsonErr != nil {
 		return
 	}
-	r.log.mu.Lock()
-	defer r.log.mu.Unlock()
+	if r.PolicyText != "" {
+		r.log.told = r.Policy
+	}
 	_, _ = r.log.w.Write(append(b, '\n')) // nobody to tell when the log cannot be written
 }
 
@@ -91,6 +106,13 @@ func (r *rpcLine) explain(ctx context.Context, e *policy.Engine, d policy.Decisi
 		return
 	}
 	r.Why, r.Input, r.State = &why, why.RedactJSON(input), why.RedactJSON(state)
+	e.Compare(ctx, &why, r.Input, r.State)
+	text := e.Text()
+	sum := sha256.Sum256([]byte(text))
+	r.Policy = hex.EncodeToString(sum[:])
+	if len(text) <= maxPolicyText {
+		r.PolicyText = text
+	}
 }
 
 // mayExplain says whether a refusal is new, and not one too many.

@@ -1,11 +1,13 @@
 package kbs
 
 import (
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"regexp"
 
+	"github.com/coco-e2e/coco-e2e/framework/evidence"
 	"github.com/coco-e2e/coco-e2e/simulators/kbs/attestation"
 	"github.com/coco-e2e/coco-e2e/simulators/kbs/message"
 )
@@ -75,6 +77,9 @@ func (s *Server) attest(x *exchange) (*reply, *failure) {
 		}
 	}
 	if err != nil {
+		if register := (*evidence.RegisterError)(nil); errors.As(err, &register) {
+			x.notes = append(x.notes, "register", register.Register, "expected", hex.EncodeToString(register.Expected), "actual", hex.EncodeToString(register.Actual))
+		}
 		return nil, attestFailed(err)
 	}
 	if found, err = s.sessions.attested(found.id, appraisal.Token); err != nil {

@@ -176,6 +176,28 @@ func TestAttestationRefusals(t *testing.T) {
 	}
 }
 
+// The log tells the register of the init-data, expected and actual; the answer does not.
+func TestRegisterInTheLog(t *testing.T) {
+	k, a := start(t, ""), newTPM(t)
+	a.measure(document)
+	presented := document + "\n"
+	_, _, err := k.Handshake(t.Context(), a, &presented)
+	expect(t, "another document", err, client.Refused, "AttestationError")
+	if strings.Contains(err.Error(), documentPCR8) {
+		t.Errorf("the answer tells too much: %v", err)
+	}
+	requests, err := client.ReadJournal(strings.NewReader(k.log.String()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	last := requests[len(requests)-1]
+	// As documentPCR8, of the document and one newline more.
+	const expected = "70f2ac74177bb4bc42299379ca7dd78854f5d29b4b48ee3f991884535120cff6"
+	if last.Register != "PCR 8" || last.Expected != expected || last.Actual != documentPCR8 {
+		t.Errorf("%q, expected %s, actual %s", last.Register, last.Expected, last.Actual)
+	}
+}
+
 func unescaped(log string) string {
 	return strings.NewReplacer(`\u0026`, "&", `\"`, `"`).Replace(log)
 }

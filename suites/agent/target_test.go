@@ -17,6 +17,8 @@ import (
 	pb "github.com/coco-e2e/coco-e2e/framework/agentapi/agentpb"
 	"github.com/coco-e2e/coco-e2e/framework/guest"
 	"github.com/coco-e2e/coco-e2e/framework/initdata"
+	"github.com/coco-e2e/coco-e2e/framework/redact"
+	"github.com/coco-e2e/coco-e2e/framework/suite"
 )
 
 // Where Kata keeps things in a guest.
@@ -55,7 +57,7 @@ func shared(ctx context.Context, policy string) *target {
 			standing.Guest, standing.sandbox = g, "" // ends with the host
 		}
 		t.address, t.image = standing.Address, guest.ShellImage
-		DeferCleanup(evidence, standing.Guest)
+		DeferCleanup(evidence, standing.Guest, suite.Sizes(standing.Logs))
 	}
 	t.standing, t.sandbox = true, standing.sandbox
 	t.Client = t.dial(ctx)
@@ -90,7 +92,7 @@ func freshWith(ctx context.Context, document string) *target {
 	g, err := host.Start(ctx, document)
 	Expect(err).NotTo(HaveOccurred())
 	DeferCleanup(g.Stop)
-	DeferCleanup(evidence, g)
+	DeferCleanup(evidence, g, map[string]int64{})
 	t := &target{address: g.Address, image: guest.ShellImage}
 	t.Client = t.dial(ctx)
 	return t
@@ -111,8 +113,10 @@ func document(policy string) string {
 	return string(d.Raw)
 }
 
-// evidence keeps what a guest said when its spec has failed.
-func evidence(g *guest.Guest) {
+// evidence keeps what a guest said when its spec has failed: the end of it in the
+// report, all since begun below the artefacts.
+func evidence(g *guest.Guest, begun map[string]int64) {
+	suite.KeepFiles("guest", g.Logs, begun)
 	if !CurrentSpecReport().Failed() {
 		return
 	}
@@ -121,7 +125,7 @@ func evidence(g *guest.Guest) {
 		if err != nil {
 			text = []byte(err.Error())
 		}
-		AddReportEntry(name, string(text[max(0, len(text)-8000):]), ReportEntryVisibilityFailureOrVerbose)
+		AddReportEntry(name, redact.Text(string(text[max(0, len(text)-8000):])), ReportEntryVisibilityFailureOrVerbose)
 	}
 }
 

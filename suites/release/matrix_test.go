@@ -272,6 +272,7 @@ func verifies(ctx context.Context, g guest, raw []byte, register string) {
 	nonce := []byte(fmt.Sprintf("%032d", GinkgoRandomSeed()))
 	got, err := g.Evidence(ctx, nonce)
 	Expect(err).NotTo(HaveOccurred())
+	suite.KeepEvidence(g.tee, got, register)
 	options := evidence.Options{}
 	if g.tee != evidence.KindSample {
 		options.InitDataDigest = digest(raw)

@@ -103,6 +103,7 @@ var _ = Describe("the article's walkthrough", Ordered, ContinueOnFailure, suite.
 			Expect(pod.Classify(r, err)).To(pod.BeAllowed())
 			tok, key, err := kbs.ParseTokenResponse([]byte(r.Stdout))
 			Expect(err).NotTo(HaveOccurred(), "%s: the guest gave no token", pod.InconclusiveMark)
+			suite.KeepToken(tok)
 			return tok, key
 		}
 
@@ -170,6 +171,7 @@ var _ = Describe("the article's walkthrough", Ordered, ContinueOnFailure, suite.
 		}
 		r, err := exec(ctx, name, evidenceCommand(nonce))
 		Expect(pod.Classify(r, err)).To(pod.BeAllowed())
+		suite.KeepEvidence(bed.TEE, []byte(r.Stdout), expected)
 		claims, err := evidence.Verify(bed.TEE, []byte(r.Stdout), []byte(nonce), bed.Trusted(ns, name))
 		Expect(err).NotTo(HaveOccurred())
 		suite.TellEvidence(claims, expected)

@@ -37,7 +37,14 @@ type RPC struct {
 	Why   *policy.Explanation `json:"why"`
 	Input json.RawMessage     `json:"input"`
 	State json.RawMessage     `json:"state"`
+	// Policy is the SHA-256 of the policy that refused it, PolicyText that policy
+	// where the log has it.
+	Policy     string `json:"policy"`
+	PolicyText string `json:"policy_text"`
 }
+
+// maxLine bounds a line of an agent's log: a policy may be in it.
+const maxLine = 16 << 20
 
 // ErrNoGuestLog says that the node's logs hold nothing of such a pod.
 var ErrNoGuestLog = errors.New("no guest log")
@@ -65,13 +72,18 @@ func AgentLog(logs, namespace, podName string) ([]RPC, error) {
 			return nil, err
 		}
 		s := bufio.NewScanner(f)
-		s.Buffer(nil, 1<<20)
+		s.Buffer(nil, maxLine)
+		policies := map[string]string{}
 		for s.Scan() {
 			var r RPC
 			if err := json.Unmarshal(s.Bytes(), &r); err != nil {
 				f.Close()
 				return nil, fmt.Errorf("%s: %w", name, err)
 			}
+			if r.PolicyText != "" {
+				policies[r.Policy] = r.PolicyText
+			}
+			r.PolicyText = policies[r.Policy]
 			out = append(out, r)
 		}
 		f.Close()

@@ -35,6 +35,9 @@ func main() {
 			fmt.Fprintln(os.Stderr, "coco-e2e:", err)
 		}
 		stop()
+		if wrong := (misuse{}); errors.As(err, &wrong) {
+			os.Exit(2)
+		}
 		os.Exit(1)
 	}
 }

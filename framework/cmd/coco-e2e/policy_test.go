@@ -49,24 +49,41 @@ func TestPolicyExplain(t *testing.T) {
 {"kind":"ExecProcessRequest","request":{"process":{"Args":["whoami"]}}}
 `)
 	state, notState := file("state.json", `{"pstate":{"made":true}}`), file("notstate.json", `{"made":true}`)
-	noJSON := file("x.json", "{")
+	noJSON, other := file("x.json", "{"), file("other.json", `{"a":1}`)
+	several := file("several.json", `{"container_id":"c","exec_id":"e"}`)
+	if err := os.Mkdir(filepath.Join(dir, "pod-denial-01-CreateContainerRequest"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	kept := file("pod-denial-01-CreateContainerRequest/input.json", `{"a":1}`)
+	agentLog := file("agent.jsonl", `{"method":"ExecProcess","endpoint":"ExecProcessRequest","decision":"allowed"}
+{"method":"ExecProcess","endpoint":"ExecProcessRequest","decision":"denied","input":{"process":{"Args":["whoami"]}},"state":{"pstate":{"made":true}}}
+`)
+	outDir := filepath.Join(dir, "out")
 	for name, c := range map[string]struct {
 		args []string
 		want []string
 		fail string
 	}{
-		"refused":         {[]string{"--policy", rego, "--request", ls, "--endpoint", "ExecProcessRequest"}, []string{"ExecProcessRequest: denied", `input.process.Args[0] = "ls"`}, errNotAllowed.Error()},
-		"by init-data":    {[]string{"--init-data", doc, "--request", ls, "--endpoint", "ExecProcessRequest"}, []string{"denied"}, errNotAllowed.Error()},
-		"by annotation":   {[]string{"--annotation", annotation, "--request", ls, "--endpoint", "ExecProcessRequest"}, []string{"denied"}, errNotAllowed.Error()},
-		"with the state":  {[]string{"--policy", rego, "--state", state, "--request", whoami, "--endpoint", "ExecProcessRequest"}, []string{"ExecProcessRequest: allowed"}, ""},
-		"a log":           {[]string{"--policy", rego, "--request", log}, []string{"ExecProcessRequest: denied", "data.pstate.made is not there", "ExecProcessRequest: allowed"}, ""},
-		"no endpoint":     {[]string{"--policy", rego, "--request", ls}, nil, "give --endpoint"},
-		"no state":        {[]string{"--policy", rego, "--state", notState, "--request", ls, "--endpoint", "X"}, nil, `notstate.json: state: want {"pstate": {…}}`},
-		"no JSON":         {[]string{"--policy", rego, "--request", noJSON, "--endpoint", "X"}, nil, "x.json: JSON value 1"},
-		"no policy in it": {[]string{"--init-data", empty, "--request", ls, "--endpoint", "X"}, nil, "it has no policy.rego"},
-		"broken policy":   {[]string{"--policy", broken, "--request", ls, "--endpoint", "X"}, nil, "broken.rego: the agent does not take this policy"},
-		"no policy":       {[]string{"--request", ls}, nil, "at least one of the flags"},
-		"another format":  {[]string{"--policy", rego, "--request", ls, "-o", "xml"}, nil, "--output xml"},
+		"refused":                               {[]string{"--policy", rego, "--request", ls, "--endpoint", "ExecProcessRequest"}, []string{"ExecProcessRequest: denied", `input.process.Args[0] = "ls"`}, errNotAllowed.Error()},
+		"by init-data":                          {[]string{"--init-data", doc, "--request", ls, "--endpoint", "ExecProcessRequest"}, []string{"denied"}, errNotAllowed.Error()},
+		"by annotation":                         {[]string{"--annotation", annotation, "--request", ls, "--endpoint", "ExecProcessRequest"}, []string{"denied"}, errNotAllowed.Error()},
+		"with the state":                        {[]string{"--policy", rego, "--state", state, "--request", whoami, "--endpoint", "ExecProcessRequest"}, []string{"ExecProcessRequest: allowed"}, ""},
+		"a log":                                 {[]string{"--policy", rego, "--request", log}, []string{"ExecProcessRequest: denied", "data.pstate.made is not there", "ExecProcessRequest: allowed"}, ""},
+		"no endpoint":                           {[]string{"--policy", rego, "--request", ls}, []string{"ExecProcessRequest: denied"}, errNotAllowed.Error()},
+		"no endpoint, no request's fields":      {[]string{"--policy", rego, "--request", other}, nil, "other.json: JSON value 1: it does not say which rule it asks: give --endpoint, such as ExecProcessRequest"},
+		"no endpoint, several requests' fields": {[]string{"--policy", rego, "--request", several}, nil, "give --endpoint, one of "},
+		"kept":                                  {[]string{"--policy", rego, "--request", kept}, []string{"CreateContainerRequest: allowed"}, ""},
+		"the agent's log":                       {[]string{"--policy", rego, "--request", agentLog}, []string{"ExecProcessRequest: allowed"}, ""},
+		"its own files":                         {[]string{"--policy", rego, "--request", ls}, []string{"reproduce: opa eval --format pretty --data " + rego + " --input " + ls + " 'data.agent_policy.ExecProcessRequest'"}, errNotAllowed.Error()},
+		"files":                                 {[]string{"--policy", rego, "--request", log, "--out", outDir}, []string{"--data " + outDir + "/policy.rego --data " + outDir + "/state.json --input " + outDir + "/input.json"}, ""},
+		"no files":                              {[]string{"--policy", rego, "--request", log}, []string{"reproduce: give --out DIR"}, ""},
+		"another rule":                          {[]string{"--policy", rego, "--request", ls, "--endpoint", "X"}, []string{"it has CreateContainerRequest, ExecProcessRequest"}, errNotAllowed.Error()},
+		"no state":                              {[]string{"--policy", rego, "--state", notState, "--request", ls, "--endpoint", "X"}, nil, `notstate.json: state: want {"pstate": {…}}`},
+		"no JSON":                               {[]string{"--policy", rego, "--request", noJSON, "--endpoint", "X"}, nil, "x.json: JSON value 1"},
+		"no policy in it":                       {[]string{"--init-data", empty, "--request", ls, "--endpoint", "X"}, nil, "it has no policy.rego"},
+		"broken policy":                         {[]string{"--policy", broken, "--request", ls, "--endpoint", "X"}, nil, "broken.rego: the agent does not take this policy"},
+		"no policy":                             {[]string{"--request", ls}, nil, "give one of --policy, --init-data and --annotation"},
+		"another format":                        {[]string{"--policy", rego, "--request", ls, "-o", "xml"}, nil, "--output xml"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var out bytes.Buffer
@@ -76,6 +93,9 @@ func TestPolicyExplain(t *testing.T) {
 			cmd.SetErr(&out)
 			cmd.SilenceUsage, cmd.SilenceErrors = true, true
 			err := cmd.ExecuteContext(t.Context())
+			if wrong := (misuse{}); errors.As(err, &wrong) != (err != nil && !errors.Is(err, errNotAllowed)) {
+				t.Errorf("%v: is it misuse?", err)
+			}
 			if c.fail == "" && err != nil || c.fail != "" && (err == nil || !strings.Contains(err.Error(), c.fail)) {
 				t.Errorf("%v, want %q", err, c.fail)
 			}
