@@ -238,7 +238,7 @@ func (b *builder) requirement(q conformance.Requirement) RequirementResult {
 	if out.Result == Failed || out.Result == Inconclusive || b.report.Run.Aborted == "" || len(specs) > 0 {
 		return out
 	}
-	out.Reason = "the run was aborted before it: " + firstLine(b.report.Run.Aborted)
+	out.Reason = "the run was aborted before it: " + brief(b.report.Run.Aborted)
 	return out
 }
 

@@ -107,7 +107,7 @@ func (d Diff) Text(w io.Writer) error {
 			}
 			b.WriteByte('\n')
 			if c.Reason != "" && c.New != Passed {
-				fmt.Fprintf(&b, "    %s\n", firstLine(c.Reason))
+				fmt.Fprintf(&b, "    %s\n", brief(c.Reason))
 			}
 		}
 	}
@@ -130,7 +130,7 @@ func (d Diff) Markdown(w io.Writer) error {
 		none = false
 		fmt.Fprintf(&b, "\n### %s: %d\n\n| requirement | what | before | now | why |\n|---|---|---|---|---|\n", p.Title, len(p.Changes))
 		for _, c := range p.Changes {
-			fmt.Fprintf(&b, "| %s | %s | %s | %s | %s |\n", c.ID, escape(c.Text), c.Old, c.New, escape(firstLine(c.Reason)))
+			fmt.Fprintf(&b, "| %s | %s | %s | %s | %s |\n", c.ID, escape(c.Text), c.Old, c.New, escape(brief(c.Reason)))
 		}
 	}
 	if none {

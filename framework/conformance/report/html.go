@@ -14,7 +14,7 @@ import (
 var pageText string
 
 var page = template.Must(template.New("report").Funcs(template.FuncMap{
-	"counted": counted, "firstLine": firstLine,
+	"counted": counted, "brief": brief,
 	"slug":     func(r Result) string { return string(r) },
 	"lower":    strings.ToLower,
 	"sub":      func(a, b int) int { return a - b },

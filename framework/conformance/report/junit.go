@@ -65,10 +65,10 @@ func (r *Report) JUnit(w io.Writer) error {
 		switch spec.Result {
 		case Passed:
 		case Failed, Inconclusive:
-			c.Failure = &junitMessage{Message: xmlText(firstLine(spec.Reason)), Type: string(spec.Result), Text: xmlText(spec.Reason)}
+			c.Failure = &junitMessage{Message: xmlText(brief(spec.Reason)), Type: string(spec.Result), Text: xmlText(spec.Reason)}
 			s.Failures++
 		default:
-			c.Skipped = &junitMessage{Message: xmlText(firstLine(spec.Reason))}
+			c.Skipped = &junitMessage{Message: xmlText(brief(spec.Reason))}
 			s.Skipped++
 		}
 		s.Cases = append(s.Cases, c)

@@ -26,12 +26,12 @@ func (r *Report) Markdown(w io.Writer) error {
 		fmt.Fprintf(&b, "\nOnly a part was asked for: `%s`\n", r.Run.Selection)
 	}
 	if r.Run.Aborted != "" {
-		fmt.Fprintf(&b, "\n**The run was aborted:** %s\n", escape(firstLine(r.Run.Aborted)))
+		fmt.Fprintf(&b, "\n**The run was aborted:** %s\n", escape(brief(r.Run.Aborted)))
 	}
 	if len(r.SetUp) > 0 {
 		b.WriteString("\n## Set-up that failed\n\n")
 		for _, s := range r.SetUp {
-			fmt.Fprintf(&b, "- %s: %s\n", escape(s.Text), escape(firstLine(s.Reason)))
+			fmt.Fprintf(&b, "- %s: %s\n", escape(s.Text), escape(brief(s.Reason)))
 		}
 	}
 	for _, result := range []Result{Failed, Inconclusive, Skipped, NotRun} {

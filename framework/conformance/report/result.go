@@ -24,7 +24,7 @@ func Combine(specs []Spec) (Result, string) {
 	for _, r := range []Result{Failed, Inconclusive, Skipped, NotRun} {
 		for _, s := range specs {
 			if s.Result == r {
-				return r, s.Text + ": " + firstLine(s.Reason)
+				return r, s.Text + ": " + brief(s.Reason)
 			}
 		}
 	}
@@ -34,15 +34,6 @@ func Combine(specs []Spec) (Result, string) {
 		}
 	}
 	return NotApplicable, specs[0].Reason
-}
-
-func firstLine(s string) string {
-	for i, r := range s {
-		if r == '\n' {
-			return s[:i]
-		}
-	}
-	return s
 }
 
 // conclude fills in what follows from the requirements' results.
