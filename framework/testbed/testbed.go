@@ -162,7 +162,7 @@ type Handle struct {
 	Roots string `json:"roots"`
 	// Programs is the directory of the simulators' programs on this machine, or "".
 	Programs string `json:"programs"`
-	// Simulated says that the TEE is.
+	// Simulated says that the TEE is, of any of Classes.
 	Simulated bool `json:"simulated"`
 	// TEE is the kind of evidence that pods of RuntimeClass give, in Trustee's words: "tpm".
 	TEE string `json:"tee"`
@@ -206,6 +206,8 @@ type Class struct {
 	TEE string `json:"tee"`
 	// EventLog says that its guests measure what is asked of their agent.
 	EventLog bool `json:"eventLog"`
+	// Simulated says that the TEE of its pods is.
+	Simulated bool `json:"simulated"`
 }
 
 // simulatedClasses fills in the simulated TEE's RuntimeClasses.
@@ -216,7 +218,7 @@ func (h *Handle) simulatedClasses() error {
 	}
 	h.RuntimeClass, h.TEE = classes[0].Name, classes[0].TEE
 	for _, c := range classes {
-		h.Classes = append(h.Classes, Class{c.Name, c.TEE, c.EventLog})
+		h.Classes = append(h.Classes, Class{c.Name, c.TEE, c.EventLog, true})
 	}
 	return nil
 }

@@ -111,7 +111,7 @@ func describe(ctx context.Context, t *testbed.Testbed, in *report.Input) {
 	var wanted []existing.Wanted
 	for _, c := range t.Classes {
 		wanted = append(wanted, existing.Wanted{Name: c.Name, TEE: c.TEE})
-		im.Classes = append(im.Classes, report.Class{Name: c.Name, TEE: c.TEE, EventLog: c.EventLog})
+		im.Classes = append(im.Classes, report.Class{Name: c.Name, TEE: c.TEE, Simulated: c.Simulated, EventLog: c.EventLog})
 	}
 	im.Name = "coco-e2e's simulated TEE"
 	if t.Shim == "kata" {

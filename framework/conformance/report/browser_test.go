@@ -42,7 +42,7 @@ func opened(t *testing.T) (context.Context, *[]string) {
 	path := browser(t)
 	r := failing(t)
 	q := &r.Requirements[0].Specs[0]
-	q.Evidence = []EvidenceTable{{"tpm", []EvidenceClaim{{"register of the init-data", "00", "ff"}, {"tpm.pcr08", "", "ff"}}}}
+	q.Evidence = []EvidenceTable{{"tpm", "none", []EvidenceClaim{{"register of the init-data", "00", "ff"}, {"tpm.pcr08", "", "ff"}}}}
 	q.Pods = []PodTimeline{{Namespace: "ns", Name: "p", Events: []RPCEvent{{0, "CreateSandbox", "CreateSandboxRequest", "allowed", "OK", ""}, {12, "ExecProcess", "ExecProcessRequest", "denied", "PermissionDenied", "the rule at line 3"}}, Dropped: 3}}
 	q.Files = []File{{"failed/x/console.log", strings.Repeat("0", 64), 3}}
 	r.conclude()

@@ -59,9 +59,7 @@ func Build(c *conformance.Catalogue, in Input) *Report {
 		Suite: in.Suite, Implementation: in.Implementation, Environment: in.Environment, Run: in.Run,
 	}
 	r.Suite.Catalogue = c.Digest
-	if !in.Implementation.Simulated && in.Implementation.Roots == "vendor" {
-		r.Claim = Hardware
-	}
+	r.Implementation.Simulated = r.Implementation.Simulated || slices.ContainsFunc(r.Implementation.Classes, func(c Class) bool { return c.Simulated })
 	if r.Run.Aborted != "" {
 		r.SetUp = append(r.SetUp, Spec{Text: "bringing up what the suites run against", Suite: "coco-e2e", Result: Failed, Location: "framework/cmd/coco-e2e", Reason: clip(r.Run.Aborted)})
 	}
@@ -73,6 +71,9 @@ func Build(c *conformance.Catalogue, in Input) *Report {
 		r.Requirements = append(r.Requirements, b.requirement(q))
 	}
 	sortSpecs(r.SetUp)
+	if len(r.noHardware()) == 0 {
+		r.Claim = Hardware
+	}
 	r.conclude()
 	return r
 }

@@ -44,7 +44,8 @@ func (r *Report) HTML(w io.Writer) error {
 		Names    []conformance.Profile
 		Total    map[Result]int
 		Platform string
-	}{Report: r, Results: Results, Names: conformance.Profiles, Total: r.Total(), Platform: r.platform()}
+		Unproven []string
+	}{Report: r, Unproven: r.noHardware(), Results: Results, Names: conformance.Profiles, Total: r.Total(), Platform: r.platform()}
 	for _, p := range r.Profiles {
 		data.Profiled = append(data.Profiled, profile{p, p.Verdict(r.Claim), p.Statistics[conformance.Must], p.Statistics[conformance.Should]})
 	}

@@ -52,8 +52,10 @@ func (r *Report) headline() string {
 		}
 	}
 	of := "**" + escape(r.Implementation.Name) + "**"
-	if r.Claim == Simulated {
+	if r.Implementation.Simulated {
 		of += ", simulated TEE: no statement about hardware"
+	} else if r.Claim == Simulated {
+		of += ", no statement about hardware: " + escape(r.noHardware()[0])
 	}
 	return fmt.Sprintf("%s. Suite at %s, %s.", of, commit, r.Run.Started.UTC().Format("2006-01-02 15:04 UTC"))
 }

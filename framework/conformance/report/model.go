@@ -84,7 +84,7 @@ type Suite struct {
 type Implementation struct {
 	// Name of the runtime of confidential pods.
 	Name string `json:"name" yaml:"name"`
-	// Simulated says that the TEE is.
+	// Simulated says that the TEE is, of any of the classes.
 	Simulated bool `json:"simulated" yaml:"simulated"`
 	// Roots is under whose roots evidence was verified: vendor, test or none.
 	Roots string `json:"roots" yaml:"roots"`
@@ -99,6 +99,8 @@ type Class struct {
 	Name string `json:"name" yaml:"name"`
 	// TEE is the kind of evidence of its pods, "" when it is not known.
 	TEE string `json:"tee" yaml:"tee"`
+	// Simulated says that the TEE of its pods is.
+	Simulated bool `json:"simulated" yaml:"simulated"`
 	// EventLog says that its guests measure what is asked of their agent.
 	EventLog bool `json:"eventLog,omitempty" yaml:"eventLog,omitempty"`
 	// Kata is the version that it is labelled with.
@@ -171,7 +173,10 @@ type Note struct {
 
 // EvidenceTable is what verified evidence claims, beside what was expected.
 type EvidenceTable struct {
-	Kind   string          `json:"kind" yaml:"kind"`
+	Kind string `json:"kind" yaml:"kind"`
+	// Roots is under whose roots it was verified: vendor, test, or none where no
+	// certificate vouches for its kind; "" where it was not told.
+	Roots  string          `json:"roots,omitempty" yaml:"roots,omitempty"`
 	Claims []EvidenceClaim `json:"claims" yaml:"claims"`
 }
 

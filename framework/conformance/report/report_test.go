@@ -269,40 +269,87 @@ func TestParseRefuses(t *testing.T) {
 	}
 }
 
+// hardware is a run on a cluster that was there, whose pods gave evidence of a kind
+// that was verified under roots.
+func hardware(kind, roots string) Input {
+	specs := allPassed()
+	specs[0].ReportEntries = types.ReportEntries{{Name: EvidenceEntry, Value: types.ReportEntryValue{AsJSON: `{"kind": "` + kind + `", "roots": "` + roots + `", "claims": []}`}}}
+	in := input(specs...)
+	in.Environment.Provider = "existing"
+	in.Implementation.Simulated, in.Implementation.Roots = false, "vendor"
+	in.Implementation.Classes = []Class{{Name: "kata-qemu-tdx", TEE: kind}}
+	return in
+}
+
 func TestHardware(t *testing.T) {
 	for name, c := range map[string]struct {
-		change func(*Implementation)
-		claim  Claim
+		change func(*Input)
+		// want is what the validator says of a report that claims hardware all the same; "" when it may.
+		want string
 	}{
-		"vendor's roots": {func(*Implementation) {}, Hardware},
-		"test roots":     {func(i *Implementation) { i.Roots = "test" }, Simulated},
-		"no roots":       {func(i *Implementation) { i.Roots = "none" }, Simulated},
-		"simulated":      {func(i *Implementation) { i.Simulated = true }, Simulated},
+		"vendor's roots": {func(*Input) {}, ""},
+		"two classes": {func(in *Input) {
+			in.Implementation.Classes = append(in.Implementation.Classes, Class{Name: "b", TEE: "tdx"})
+		}, ""},
+		"test roots": {func(in *Input) { in.Implementation.Roots = "test" }, `under roots "test"`},
+		"no roots":   {func(in *Input) { in.Implementation.Roots = "none" }, `under roots "none"`},
+		"simulated":  {func(in *Input) { in.Implementation.Simulated = true }, "conformance of a simulated TEE"},
+		"on kind":    {func(in *Input) { in.Environment.Provider = "kind" }, `on a cluster of provider "kind"`},
+		"on local":   {func(in *Input) { in.Environment.Provider = "local" }, `on a cluster of provider "local"`},
+		"no class":   {func(in *Input) { in.Implementation.Classes = nil }, "without any RuntimeClass"},
+		"no node":    {func(in *Input) { in.Environment.Nodes = nil }, "without any node"},
+		"a simulated second": {func(in *Input) {
+			in.Implementation.Classes = append(in.Implementation.Classes, Class{Name: "kata-cc", TEE: "tdx", Simulated: true})
+		}, "RuntimeClass kata-cc, which is simulated"},
+		"a TPM as second": {func(in *Input) {
+			in.Implementation.Classes = append(in.Implementation.Classes, Class{Name: "b", TEE: "tpm"})
+		}, "evidence of kind tpm software can give"},
+		"an unknown kind":    {func(in *Input) { in.Implementation.Classes[0].TEE = "" }, "whose kind of evidence is not known"},
+		"a TPM":              {func(in *Input) { *in = hardware("tpm", "vendor") }, "evidence of kind tpm software can give"},
+		"a sample":           {func(in *Input) { *in = hardware("sample", "vendor") }, "a sample that anybody can write"},
+		"no evidence":        {func(in *Input) { in.Ginkgo[0].SpecReports[0].ReportEntries = nil }, "of whose kind tdx no evidence was verified"},
+		"roots not told":     {func(in *Input) { *in = hardware("tdx", "") }, "of whose kind tdx no evidence was verified"},
+		"evidence of a test": {func(in *Input) { *in = hardware("tdx", "test") }, "whose evidence a test root vouched for"},
+		"another's evidence": {func(in *Input) { in.Implementation.Classes[0].TEE = "snp" }, "of whose kind snp no evidence was verified"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			in := input(allPassed()...)
-			in.Implementation.Simulated, in.Implementation.Roots = false, "vendor"
-			c.change(&in.Implementation)
+			in := hardware("tdx", "vendor")
+			c.change(&in)
 			r := Build(catalogue(t), in)
-			if r.Claim != c.claim {
-				t.Errorf("claims %s, want %s", r.Claim, c.claim)
+			if want := map[bool]Claim{true: Hardware, false: Simulated}[c.want == ""]; r.Claim != want {
+				t.Errorf("claims %s, want %s", r.Claim, want)
 			}
-			if c.claim == Hardware {
+			if b, _ := r.Marshal(); c.want == "" {
+				if _, err := Parse(b); err != nil {
+					t.Error(err)
+				}
 				return
 			}
 			r.Claim = Hardware
 			r.conclude()
 			b, _ := r.Marshal()
-			if _, err := Parse(b); err == nil || !strings.Contains(err.Error(), "claim: ") {
-				t.Errorf("a report that claims hardware is taken: %v", err)
+			if _, err := Parse(b); err == nil || !strings.Contains(err.Error(), "claim: ") || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("a report that claims hardware is taken: %v, want %q", err, c.want)
 			}
 		})
 	}
-	in := input(allPassed()...)
-	in.Implementation.Simulated, in.Implementation.Roots, in.Implementation.Classes[0].TEE = false, "vendor", "sample"
-	b, _ := Build(catalogue(t), in).Marshal()
-	if _, err := Parse(b); err == nil || !strings.Contains(err.Error(), "sample that anybody can write") {
-		t.Errorf("sample evidence is taken for hardware: %v", err)
+	// A class that says so makes the implementation simulated.
+	in := hardware("tdx", "vendor")
+	in.Implementation.Classes[0].Simulated = true
+	r := Build(catalogue(t), in)
+	if !r.Implementation.Simulated {
+		t.Error("a simulated class, and the implementation is not")
+	}
+	r.Implementation.Simulated = false
+	r.conclude()
+	b, _ := r.Marshal()
+	if _, err := Parse(b); err == nil || !strings.Contains(err.Error(), "RuntimeClass kata-qemu-tdx is simulated") {
+		t.Error(err)
+	}
+	// What is real and not proven is not called simulated.
+	var text bytes.Buffer
+	if err := Build(catalogue(t), hardware("tdx", "test")).Markdown(&text); err != nil || strings.Contains(text.String(), "simulated TEE") || !strings.Contains(text.String(), "no statement about hardware: with RuntimeClass kata-qemu-tdx, whose evidence a test root vouched for") {
+		t.Errorf("%v\n%s", err, text.String())
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"io"
 	"slices"
 
 	"github.com/coco-e2e/coco-e2e/framework/conformance"
@@ -107,7 +108,11 @@ func (r *Report) resultDigest() string {
 	h := sha256.New()
 	fmt.Fprintf(h, "%s\n%s\n%s\n%v\n%s\n", r.Claim, r.Suite.Catalogue, r.Implementation.Name, r.Implementation.Simulated, r.Implementation.KBS)
 	for _, c := range r.Implementation.Classes {
-		fmt.Fprintf(h, "class %s %s %v\n", c.Name, c.TEE, c.EventLog)
+		fmt.Fprintf(h, "class %s %s %v", c.Name, c.TEE, c.EventLog)
+		if c.Simulated {
+			io.WriteString(h, " simulated")
+		}
+		fmt.Fprintln(h)
 	}
 	for _, q := range r.Requirements {
 		fmt.Fprintf(h, "%s %s\n", q.ID, q.Result)
