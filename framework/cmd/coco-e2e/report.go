@@ -17,8 +17,11 @@ import (
 	"github.com/coco-e2e/coco-e2e/framework/conformance/report"
 )
 
-// errNewlyFailing makes `report diff` exit with 1 without saying it twice.
-var errNewlyFailing = errors.New("requirements fail that did not fail before")
+// Why `report diff` exits with 1.
+var (
+	errNewlyFailing = errors.New("requirements or specs of them fail that did not fail before")
+	errLost         = errors.New("MUSTs that passed before are not asked any more (--allow-lost takes that)")
+)
 
 func reportCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "report", Short: "Validate, render, compare, merge and sign conformance reports"}
@@ -79,8 +82,9 @@ func renderCommand() *cobra.Command {
 
 func diffCommand() *cobra.Command {
 	var format string
+	var allowLost bool
 	cmd := &cobra.Command{
-		Use: "diff OLD NEW", Short: "Say what newly fails, newly passes and still fails; exit with 1 when something newly fails", Args: cobra.ExactArgs(2),
+		Use: "diff OLD NEW", Short: "Say what newly fails, newly passes and still fails; exit with 1 when something newly fails, or a MUST that passed is not asked", Args: cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			old, err := report.Read(args[0])
 			if err != nil {
@@ -101,13 +105,17 @@ func diffCommand() *cobra.Command {
 			default:
 				return unknownFormat(format, "text", "markdown", "json")
 			}
-			if err == nil && len(d.NewlyFailing) > 0 {
-				return fmt.Errorf("%w: %d", errNewlyFailing, len(d.NewlyFailing))
+			if n := len(d.NewlyFailing); n > 0 {
+				err = errors.Join(err, fmt.Errorf("%w: %d", errNewlyFailing, n))
+			}
+			if n := len(d.Lost()); n > 0 && !allowLost {
+				err = errors.Join(err, fmt.Errorf("%w: %d", errLost, n))
 			}
 			return err
 		},
 	}
 	cmd.Flags().StringVar(&format, "format", "text", "text, markdown or json")
+	cmd.Flags().BoolVar(&allowLost, "allow-lost", false, "do not exit with 1 for MUSTs that passed and are now skipped, not run or not applicable")
 	return cmd
 }
 

@@ -10,6 +10,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/onsi/ginkgo/v2/types"
+
+	"github.com/coco-e2e/coco-e2e/framework/conformance"
 	"github.com/coco-e2e/coco-e2e/framework/conformance/report"
 	"github.com/coco-e2e/coco-e2e/framework/testbed"
 )
@@ -97,6 +100,48 @@ func TestReportCommands(t *testing.T) {
 		}
 		if !strings.Contains(out, c.want) {
 			t.Errorf("%q: %s, want %q", c.args, out, c.want)
+		}
+	}
+}
+
+// ranWith is the report of a run with one spec, of POLICY-EXEC-001.
+func ranWith(t *testing.T, state types.SpecState) string {
+	t.Helper()
+	c, err := conformance.Load()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := report.Build(c, report.Input{
+		Suite: report.Suite{Module: "m"}, Implementation: report.Implementation{Name: "i", Simulated: true, Roots: "none", KBS: "none"},
+		Environment: report.Environment{Provider: "local"}, Run: report.Run{Started: time.Unix(1, 0).UTC(), Command: "make e2e"},
+		Ginkgo: []types.Report{{SuiteDescription: "a", SuiteSucceeded: true, SpecReports: types.SpecReports{{
+			LeafNodeText: "refuses", LeafNodeType: types.NodeTypeIt, LeafNodeLabels: []string{conformance.LabelPrefix + "POLICY-EXEC-001"},
+			State: state, Failure: types.Failure{Message: "why"},
+		}}}},
+	})
+	file := filepath.Join(t.TempDir(), "report.yaml")
+	if err := r.Write(file); err != nil {
+		t.Fatal(err)
+	}
+	return file
+}
+
+func TestDiffExits(t *testing.T) {
+	passed, failed, skipped := ranWith(t, types.SpecStatePassed), ranWith(t, types.SpecStateFailed), ranWith(t, types.SpecStateSkipped)
+	for name, c := range map[string]struct {
+		args []string
+		want error
+	}{
+		"equal":                    {[]string{passed, passed}, nil},
+		"newly fails":              {[]string{passed, failed}, errNewlyFailing},
+		"still fails":              {[]string{failed, failed}, nil},
+		"newly passes":             {[]string{failed, passed}, nil},
+		"a MUST is lost":           {[]string{passed, skipped}, errLost},
+		"a MUST is lost, accepted": {[]string{passed, skipped, "--allow-lost"}, nil},
+		"what failed is skipped":   {[]string{failed, skipped}, nil},
+	} {
+		if _, err := runReport(t, append([]string{"diff"}, c.args...)...); !errors.Is(err, c.want) || c.want == nil && err != nil {
+			t.Errorf("%s: %v, want %v", name, err, c.want)
 		}
 	}
 }

@@ -18,7 +18,7 @@ var page = template.Must(template.New("report").Funcs(template.FuncMap{
 	"slug":     func(r Result) string { return string(r) },
 	"lower":    strings.ToLower,
 	"sub":      func(a, b int) int { return a - b },
-	"bad":      func(r Result) bool { return r == Failed || r == Inconclusive },
+	"bad":      bad,
 	"mismatch": func(c EvidenceClaim) bool { return c.Expected != "" && c.Expected != c.Actual },
 	"seconds": func(s float64) string {
 		if s >= 60 {

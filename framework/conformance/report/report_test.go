@@ -452,6 +452,68 @@ func TestCompare(t *testing.T) {
 	}
 }
 
+// A requirement that failed already can fail in more ways, or be left out.
+func TestCompareSpecs(t *testing.T) {
+	run := func(snp, tdx types.SpecState) *Report {
+		message := func(s types.SpecState) string {
+			return map[types.SpecState]string{types.SpecStateFailed: "it did not", types.SpecStateSkipped: "no KBS"}[s]
+		}
+		specs := allPassed()
+		specs[0] = spec("refuses on snp", snp, message(snp), req("POLICY-EXEC-001"))
+		return Build(catalogue(t), input(append(specs, spec("refuses on tdx", tdx, message(tdx), req("POLICY-EXEC-001")))...))
+	}
+	passed, failed, skipped := types.SpecStatePassed, types.SpecStateFailed, types.SpecStateSkipped
+	for name, c := range map[string]struct {
+		old, now *Report
+		want     string
+		lost     int
+	}{
+		"fails on another TEE too": {run(failed, passed), run(failed, failed), `Newly failing: 1
+  POLICY-EXEC-001            It MUST refuse.
+    a: group refuses on tdx (passed → failed)
+      it did not
+`, 0},
+		"fails as before": {run(failed, passed), run(failed, passed), `Still failing: 1
+  POLICY-EXEC-001            It MUST refuse.
+    a: group refuses on snp (failed → failed)
+      it did not
+`, 0},
+		"fails on another TEE in its place": {run(failed, passed), run(passed, failed), `Newly failing: 1
+  POLICY-EXEC-001            It MUST refuse.
+    a: group refuses on tdx (passed → failed)
+      it did not
+Newly passing: 1
+  POLICY-EXEC-001            It MUST refuse.
+    a: group refuses on snp (failed → passed)
+`, 0},
+		"a MUST is lost": {run(passed, passed), run(passed, skipped), `Not asked any more: 1
+  POLICY-EXEC-001            It MUST refuse. (passed → skipped)
+    a: group refuses on tdx (passed → skipped)
+      no KBS
+`, 1},
+		"what failed is skipped": {run(failed, passed), run(skipped, passed), `Not asked any more: 1
+  POLICY-EXEC-001            It MUST refuse. (failed → skipped)
+    a: group refuses on snp (failed → skipped)
+      no KBS
+`, 0},
+		"equal": {run(passed, passed), run(passed, passed), "no difference\n", 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			d := Compare(c.old, c.now)
+			var text, markdown strings.Builder
+			if err := d.Text(&text); err != nil || text.String() != c.want {
+				t.Errorf("%v\n%s\nwant\n%s", err, text.String(), c.want)
+			}
+			if len(d.Lost()) != c.lost {
+				t.Errorf("lost %+v, want %d", d.Lost(), c.lost)
+			}
+			if err := d.Markdown(&markdown); err != nil || name != "equal" && !strings.Contains(markdown.String(), "a: group refuses on ") {
+				t.Errorf("%v\n%s", err, markdown.String())
+			}
+		})
+	}
+}
+
 func TestMerge(t *testing.T) {
 	a := Build(catalogue(t), input(allPassed()...))
 	in := input(allPassed()...)
