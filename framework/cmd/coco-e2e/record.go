@@ -43,7 +43,7 @@ func (c recording) write(ctx context.Context, t *testbed.Testbed, abort error) (
 		Suite: suiteBuilt(c.o.Root), Dir: c.dir,
 		Implementation: report.Implementation{Name: "unknown", Simulated: c.o.Provider != testbed.Existing, Roots: "none", KBS: "none"},
 		Environment:    report.Environment{Provider: c.o.Provider},
-		Run:            report.Run{Started: c.begin.UTC().Truncate(time.Second), Seconds: float64(int(time.Since(c.begin).Seconds())), Command: reproduce(), Selection: c.s.String()},
+		Run:            report.Run{Started: c.begin.UTC().Truncate(time.Second), Seconds: float64(int(time.Since(c.begin).Seconds())), Selection: c.s.String()},
 	}
 	if abort != nil {
 		in.Run.Aborted = abort.Error()
@@ -58,6 +58,7 @@ func (c recording) write(ctx context.Context, t *testbed.Testbed, abort error) (
 	for _, suite := range in.Ginkgo {
 		in.Run.Seed = suite.SuiteConfig.RandomSeed
 	}
+	in.Run.Command = reproduce(in.Environment.Provider, c.s, in.Run.Seed, prebuilt() != "")
 	r := report.Build(catalogue, in)
 	return r, errors.Join(r.Write(filepath.Join(c.dir, report.FileName)), renderAll(r, c.dir))
 }
@@ -162,17 +163,6 @@ func suiteBuilt(root string) report.Suite {
 		}
 	}
 	return s
-}
-
-// reproduce is the command that asks for the same.
-func reproduce() string {
-	parts := []string{"make", "e2e"}
-	for _, name := range []string{"CLUSTER", "NODES", "RUNTIME_CLASS", "KBS_URL", "SHIM", "WORKLOAD_IMAGE", "SUITES", "FOCUS", "LABELS"} {
-		if v := os.Getenv(name); v != "" {
-			parts = append(parts, name+"="+shellQuoted(v))
-		}
-	}
-	return strings.Join(parts, " ")
 }
 
 // shellQuoted is s as a word of a shell's.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -48,6 +49,11 @@ func runCommand() *cobra.Command {
 		Use: "run", Short: "Bring up a testbed, run the suites on it, write the reports, take it away", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			o, err := options()
+			if s.seed == 0 {
+				var seedErr error
+				s.seed, seedErr = seedFromEnvironment()
+				err = errors.Join(err, seedErr)
+			}
 			if err = errors.Join(err, s.to.check()); err != nil {
 				return errors.Join(err, s.refused(o, err))
 			}
@@ -59,6 +65,7 @@ func runCommand() *cobra.Command {
 	cmd.Flags().StringSliceVar(&s.suites, "suites", strings.FieldsFunc(os.Getenv("SUITES"), func(r rune) bool { return r == ',' }), "run only these suites, with commas between")
 	cmd.Flags().StringVar(&s.focus, "focus", os.Getenv("FOCUS"), "run only specs whose text matches this regular expression")
 	cmd.Flags().StringVar(&s.label, "label-filter", os.Getenv("LABELS"), "run only specs with these labels (Ginkgo's label filter)")
+	cmd.Flags().Int64Var(&s.seed, "seed", 0, "order the specs as the run with this seed did (SEED, or one that is chosen)")
 	cmd.Flags().BoolVar(&s.keep, "keep", os.Getenv("KEEP") != "", "keep the cluster")
 	return cmd
 }
@@ -133,7 +140,9 @@ func suitesOf(root, provider string) ([]string, error) {
 type selection struct {
 	suites       []string
 	focus, label string
-	keep         bool
+	// seed is of the order of specs, 0 for one that Ginkgo chooses.
+	seed int64
+	keep bool
 	// mark begins every secret of the run.
 	mark string
 	// to is where reports go too.
@@ -287,7 +296,7 @@ func runSuites(cmd *cobra.Command, o testbed.Options, s selection, more func(*te
 	if runErr == nil && more != nil {
 		runErr = more(t)
 	}
-	runErr = errors.Join(runErr, summary(dir, o, made, s.keep, time.Since(begin)))
+	runErr = errors.Join(runErr, summary(dir, o, made, s, time.Since(begin)))
 	return errors.Join(runErr, s.to.deliver(context.WithoutCancel(cmd.Context()), dir, kubeOf(t)))
 }
 
@@ -316,6 +325,9 @@ func ginkgo(o testbed.Options, binaries []string, dir string, s selection) error
 	}
 	if onGitHub() {
 		args = append(args, "--github-output")
+	}
+	if s.seed != 0 {
+		args = append(args, "--seed", strconv.FormatInt(s.seed, 10))
 	}
 	if s.focus != "" {
 		args = append(args, "--focus", s.focus)
@@ -376,13 +388,13 @@ func countSpecs(report string) (counts, error) {
 	return c, nil
 }
 
-func summary(dir string, o testbed.Options, made *report.Report, keep bool, took time.Duration) error {
+func summary(dir string, o testbed.Options, made *report.Report, s selection, took time.Duration) error {
 	c, err := countSpecs(filepath.Join(dir, ginkgoReport))
 	if err != nil {
 		return fmt.Errorf("no report of the suite: %w", err)
 	}
 	if c.Passed+c.Failed+c.Inconclusive == 0 {
-		return fmt.Errorf("no spec ran: check FOCUS and LABELS (FOCUS=%q, LABELS=%q)", os.Getenv("FOCUS"), os.Getenv("LABELS"))
+		return fmt.Errorf("no spec ran: check what was asked for, %s", cmp.Or(s.String(), "which is everything"))
 	}
 	fmt.Printf("\nspecs: %d passed, %d failed, %d inconclusive, %d skipped in %.0f s\n", c.Passed, c.Failed, c.Inconclusive, c.Skipped, took.Seconds())
 	if made != nil {
@@ -393,7 +405,7 @@ func summary(dir string, o testbed.Options, made *report.Report, keep bool, took
 		fmt.Printf("; logs of node, guests and KBS: %s", filepath.Join(dir, "node-logs"))
 	}
 	fmt.Println()
-	if keep {
+	if s.keep {
 		fmt.Printf("the cluster is kept: export KUBECONFIG=%s; remove it with `make down`\n", filepath.Join(o.ClustersDir(), o.Name, "kubeconfig"))
 	} else {
 		fmt.Println("keep the cluster: make e2e KEEP=1, then make down")
