@@ -185,6 +185,8 @@ type Handle struct {
 	KBSURL string `json:"kbsURL"`
 	// TrusteeNamespace is that of Trustee's chart, when the run installed it.
 	TrusteeNamespace string `json:"trusteeNamespace,omitempty"`
+	// Trustee is what the chart has installed.
+	Trustee ChartedKBS `json:"trustee,omitzero"`
 	// KBSNamespace is the namespace of the run's own KBS, or "".
 	KBSNamespace string `json:"kbsNamespace"`
 	// KBSAdminKey is the Ed25519 key, PKCS8 in PEM, that signs administrators'

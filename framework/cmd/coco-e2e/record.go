@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/url"
 	"os"
 	"path/filepath"
 	"runtime/debug"
@@ -13,8 +14,10 @@ import (
 	"time"
 
 	"github.com/coco-e2e/coco-e2e/framework/cluster/existing"
+	"github.com/coco-e2e/coco-e2e/framework/cluster/simulation"
 	"github.com/coco-e2e/coco-e2e/framework/conformance"
 	"github.com/coco-e2e/coco-e2e/framework/conformance/report"
+	"github.com/coco-e2e/coco-e2e/framework/kbs"
 	"github.com/coco-e2e/coco-e2e/framework/testbed"
 )
 
@@ -121,7 +124,7 @@ func describe(ctx context.Context, t *testbed.Testbed, in *report.Input) {
 	if !t.Simulated {
 		im.Name = "Kata Containers"
 	}
-	in.Environment.Provider = t.Provider
+	in.Environment.Provider, in.Environment.Trustee = t.Provider, trustee(&t.Handle)
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()
 	p, err := existing.Detect(ctx, t.Pods.Kube, wanted)
@@ -138,6 +141,23 @@ func describe(ctx context.Context, t *testbed.Testbed, in *report.Input) {
 		if c.Kata != "" && !t.Simulated {
 			im.Name = "Kata Containers " + c.Kata
 		}
+	}
+}
+
+// trustee is the KBS of a testbed, nil when it has none.
+func trustee(h *testbed.Handle) *report.Trustee {
+	switch u, err := url.Parse(h.KBSURL); {
+	case h.KBSURL == "":
+		return nil
+	case h.ExternalKBS.Chart != "":
+		chart := cmp.Or(h.Trustee.Chart, filepath.Base(h.ExternalKBS.Chart))
+		return &report.Trustee{Version: cmp.Or(h.Trustee.Version, "unknown"), Image: h.Trustee.Image, Chart: chart}
+	case h.ExternalKBS.URL == "":
+		return &report.Trustee{Version: "coco-e2e's simulator, protocol " + kbs.ProtocolVersion, Image: simulation.KBSImage}
+	case err != nil:
+		return &report.Trustee{Version: "unknown"}
+	default:
+		return &report.Trustee{Version: "unknown", Host: u.Host}
 	}
 }
 

@@ -126,6 +126,27 @@ func ranWith(t *testing.T, state types.SpecState) string {
 	return file
 }
 
+func TestTrustee(t *testing.T) {
+	for name, c := range map[string]struct {
+		h    testbed.Handle
+		want string
+	}{
+		"none":                      {testbed.Handle{}, ""},
+		"the simulator":             {testbed.Handle{KBSURL: "http://kbs"}, "version coco-e2e's simulator, protocol 0.4.0, image coco-e2e.local/kbs:dev"},
+		"a given one":               {testbed.Handle{KBSURL: "https://u:p@kbs.example:8443/x", ExternalKBS: testbed.ExternalKBS{URL: "https://u:p@kbs.example:8443/x"}}, "version unknown, at kbs.example:8443"},
+		"the chart":                 {testbed.Handle{KBSURL: "http://kbs", ExternalKBS: testbed.ExternalKBS{URL: "http://kbs", Chart: "/any/where/trustee"}, Trustee: testbed.ChartedKBS{Chart: "trustee-1.2", Version: "v1", Image: "i@sha256:aa"}}, "version v1, chart trustee-1.2, image i@sha256:aa"},
+		"a chart that tells little": {testbed.Handle{KBSURL: "http://kbs", ExternalKBS: testbed.ExternalKBS{URL: "http://kbs", Chart: "/any/where/trustee.tgz"}, Trustee: testbed.ChartedKBS{Image: "i:1"}}, "version unknown, chart trustee.tgz, image i:1"},
+	} {
+		var got string
+		if k := trustee(&c.h); k != nil {
+			got = k.String()
+		}
+		if got != c.want {
+			t.Errorf("%s: %q, want %q", name, got, c.want)
+		}
+	}
+}
+
 func TestDiffExits(t *testing.T) {
 	passed, failed, skipped := ranWith(t, types.SpecStatePassed), ranWith(t, types.SpecStateFailed), ranWith(t, types.SpecStateSkipped)
 	for name, c := range map[string]struct {

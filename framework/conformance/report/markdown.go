@@ -73,7 +73,11 @@ func (r *Report) platform() string {
 		}
 		classes = append(classes, c.Name+" ("+kind+")")
 	}
-	return strings.Join(append(parts, "RuntimeClasses "+strings.Join(classes, ", ")), "; ") + "."
+	parts = append(parts, "RuntimeClasses "+strings.Join(classes, ", "))
+	if t := r.Environment.Trustee; t != nil {
+		parts = append(parts, "KBS: "+r.Implementation.KBS+", "+t.String())
+	}
+	return strings.Join(parts, "; ") + "."
 }
 
 func (r *Report) section(b *bytes.Buffer, result Result) {

@@ -113,6 +113,31 @@ type Environment struct {
 	Provider   string `json:"provider" yaml:"provider"`
 	Kubernetes string `json:"kubernetes" yaml:"kubernetes"`
 	Nodes      []Node `json:"nodes" yaml:"nodes"`
+	// Trustee is the KBS; nil when there was none.
+	Trustee *Trustee `json:"trustee,omitempty" yaml:"trustee,omitempty"`
+}
+
+// Trustee is a KBS, as far as it is known what it is.
+type Trustee struct {
+	// Version is its own, or "unknown".
+	Version string `json:"version" yaml:"version"`
+	// Image of its pods, where the run started them.
+	Image string `json:"image,omitempty" yaml:"image,omitempty"`
+	// Chart is the Helm chart that the run installed, with its version.
+	Chart string `json:"chart,omitempty" yaml:"chart,omitempty"`
+	// Host is that of a KBS which was there already.
+	Host string `json:"host,omitempty" yaml:"host,omitempty"`
+}
+
+// String is the KBS in words.
+func (t *Trustee) String() string {
+	text := "version " + t.Version
+	for _, part := range []struct{ before, what string }{{", chart ", t.Chart}, {", image ", t.Image}, {", at ", t.Host}} {
+		if part.what != "" {
+			text += part.before + part.what
+		}
+	}
+	return text
 }
 
 // Node is a node of the cluster.

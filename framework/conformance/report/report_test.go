@@ -55,7 +55,7 @@ func input(specs ...types.SpecReport) Input {
 	return Input{
 		Suite:          Suite{Module: "example.com/m", Commit: strings.Repeat("0a", 20)},
 		Implementation: Implementation{Name: "a runtime", Simulated: true, Roots: "test", KBS: "simulator", Classes: []Class{{Name: "kata-cc", TEE: "tpm"}}},
-		Environment:    Environment{Provider: "local", Kubernetes: "v1.37.2", Nodes: []Node{{Name: "n", Runtime: "containerd://2", Kernel: "6", OS: "Debian"}}},
+		Environment:    Environment{Provider: "local", Kubernetes: "v1.37.2", Nodes: []Node{{Name: "n", Runtime: "containerd://2", Kernel: "6", OS: "Debian"}}, Trustee: &Trustee{Version: "v0.15.0", Chart: "trustee-0.15.0", Image: "kbs@sha256:aa"}},
 		Run:            Run{Started: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), Seconds: 12, Command: "make e2e"},
 		Ginkgo:         []types.Report{{SuiteDescription: "a", SuiteSucceeded: true, SpecReports: specs}},
 	}
@@ -406,6 +406,7 @@ func TestMarkdown(t *testing.T) {
 	for _, want := range []string{
 		"| policy | does not conform | 1 failed | 1 passed |", "| pod | conforms, simulated | 1 passed | – |",
 		"| POLICY-EXEC-001 | MUST | It MUST refuse. | group refuses: it \\| did &lt;b&gt;not&lt;/b&gt;", "no statement about hardware",
+		"KBS: simulator, version v0.15.0, chart trustee-0.15.0, image kbs@sha256:aa",
 	} {
 		if !strings.Contains(b.String(), want) {
 			t.Errorf("without %q:\n%s", want, b.String())
