@@ -55,7 +55,7 @@ func runCommand() *cobra.Command {
 				err = errors.Join(err, seedErr)
 			}
 			if err = errors.Join(err, s.to.check()); err != nil {
-				return errors.Join(err, s.refused(o, err))
+				return s.refused(o, err)
 			}
 			return runSuites(cmd, o, s, nil)
 		},
@@ -242,19 +242,20 @@ func emptyArtifacts() (string, error) {
 	return dir, os.MkdirAll(dir, 0o755)
 }
 
-// refused tells Sonobuoy of a run that never began: its worker waits for a
-// result until it comes. For others the error is enough, and what an earlier run
-// left stays.
+// refused reports a run that never began, where whoever asked for it looks: an
+// earlier run's report would pass for this one's, and Sonobuoy's worker waits for
+// a result until it comes. It returns why the run was refused, and what went wrong.
 func (s selection) refused(o testbed.Options, reason error) error {
-	if s.to.sonobuoy == "" {
-		return nil
-	}
 	dir, err := emptyArtifacts()
 	if err != nil {
-		return err
+		return errors.Join(reason, err)
 	}
-	_, err = recording{dir: dir, begin: time.Now(), o: o, s: s}.write(context.Background(), nil, reason)
-	return errors.Join(err, s.to.toSonobuoy(dir))
+	err = recording{dir: dir, begin: time.Now(), o: o, s: s}.aborted(reason)
+	to := s.to
+	if to.check() != nil { // then that is the reason, or part of it
+		to.configMap = ""
+	}
+	return errors.Join(err, to.deliver(context.Background(), dir, kubeThere(o)))
 }
 
 // runSuites brings up a testbed, runs the suite and then, when it passed,
