@@ -18,7 +18,6 @@ import (
 
 	"github.com/onsi/ginkgo/v2/types"
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/coco-e2e/coco-e2e/framework/cluster/existing"
@@ -147,7 +146,8 @@ type selection struct {
 	mark string
 	// to is where reports go too.
 	to delivery
-	// output is told what Ginkgo prints; nil is standard output.
+	// output is told what Ginkgo prints; nil is a file among the artefacts, and
+	// standard output is told how the specs go on.
 	output io.Writer
 }
 
@@ -282,8 +282,8 @@ func runSuites(cmd *cobra.Command, o testbed.Options, s selection, more func(*te
 	}
 	s.mark = leak.NewMark()
 	running := o.Progress.Do
-	if s.output == nil && onTerminal() {
-		running = o.Progress.Quietly // the specs are shown live
+	if s.output == nil {
+		running = o.Progress.Quietly // the specs are shown
 	}
 	runErr := running("suites: running", func() error { return ginkgo(o, binaries, dir, s) })
 	made, err := record.write(cmd.Context(), t, nil)
@@ -318,15 +318,8 @@ func ginkgo(o testbed.Options, binaries []string, dir string, s selection) error
 	args = append(args,
 		"run", "--procs", strconv.Itoa(min(8, 2*runtime.NumCPU())), "--randomize-all",
 		"--output-dir", dir, "--json-report", ginkgoReport,
-		"--poll-progress-after", "60s", "--timeout", "30m", "--keep-going",
+		"--poll-progress-after", "60s", "--timeout", "30m", "--keep-going", "--no-color",
 	)
-	watching := s.output == nil && onTerminal()
-	if watching || !term.IsTerminal(int(os.Stdout.Fd())) {
-		args = append(args, "--no-color")
-	}
-	if onGitHub() {
-		args = append(args, "--github-output")
-	}
 	if s.seed != 0 {
 		args = append(args, "--seed", strconv.FormatInt(s.seed, 10))
 	}
@@ -337,15 +330,12 @@ func ginkgo(o testbed.Options, binaries []string, dir string, s selection) error
 		args = append(args, "--label-filter", s.label)
 	}
 	cmd := command(o.Root, program, append(args, binaries...)...)
-	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
-	if s.output != nil {
-		cmd.Stdout, cmd.Stderr = s.output, s.output
-	}
 	cmd.Env = append(os.Environ(), "COCO_E2E_ROOT="+o.Root, "CLUSTER="+o.Provider, "CLUSTER_NAME="+o.Name, "COCO_E2E_CACHE="+o.Cache, "ARTIFACTS_DIR="+dir,
 		leak.MarkVariable+"="+s.mark)
-	run := cmd.Run
-	if watching {
-		run = func() error { return watched(o, cmd, dir, s.String() == "") }
+	run := func() error { return watched(o, cmd, dir, s.String() == "") }
+	if s.output != nil {
+		cmd.Stdout, cmd.Stderr = s.output, s.output
+		run = cmd.Run
 	}
 	if err := run(); err != nil {
 		var exit *exec.ExitError
@@ -396,6 +386,9 @@ func summary(dir string, o testbed.Options, made *report.Report, s selection, to
 	}
 	if c.Passed+c.Failed+c.Inconclusive == 0 {
 		return fmt.Errorf("no spec ran: check what was asked for, %s", cmp.Or(s.String(), "which is everything"))
+	}
+	if made != nil && !onTerminal() {
+		tellFailures(os.Stdout, made, onGitHub())
 	}
 	fmt.Printf("\nspecs: %d passed, %d failed, %d inconclusive, %d skipped in %.0f s\n", c.Passed, c.Failed, c.Inconclusive, c.Skipped, took.Seconds())
 	if made != nil {
