@@ -75,11 +75,19 @@ func TestReportCommands(t *testing.T) {
 			t.Skipf("no openssl to make keys with: %v: %s", err, out)
 		}
 	}
+	changed := filepath.Join(dir, "changed.html")
+	page, err := os.ReadFile(filepath.Join(dir, "report.html"))
+	if err := errors.Join(err, os.WriteFile(changed, bytes.Replace(page, []byte("not run"), []byte("conforms"), 1), 0o600)); err != nil {
+		t.Fatal(err)
+	}
 	for _, c := range []struct {
 		args       []string
 		want, fail string
 	}{
 		{[]string{"validate", file}, "valid, simulated-conformance", ""},
+		{[]string{"validate", file, filepath.Join(dir, "report.html"), filepath.Join(dir, "summary.md"), filepath.Join(dir, "junit.xml")}, "junit.xml: valid, it is of ", ""},
+		{[]string{"validate", changed}, "", "is not what "},
+		{[]string{"validate", filepath.Join(t.TempDir(), "report.html")}, "", "no such file"},
 		{[]string{"validate", private}, "", "private.pem"},
 		{[]string{"validate", filepath.Join(dir, "none")}, "", "no such file"},
 		{[]string{"render", file, "--format", "markdown"}, "# Conformance report", ""},
@@ -90,9 +98,10 @@ func TestReportCommands(t *testing.T) {
 		{[]string{"merge", file, file}, "# Conformance of several platforms", ""},
 		{[]string{"merge", file, "--format", "yaml"}, "platforms:", ""},
 		{[]string{"verify", file, "--key", public}, "", "--envelope"},
-		{[]string{"sign", file, "--key", public}, "", "key: "},
+		{[]string{"sign", file, "--key", public}, "", "key: this is a public key"},
 		{[]string{"sign", file, "--key", private}, "", ""},
 		{[]string{"verify", file, "--key", public}, "signed by this key", ""},
+		{[]string{"verify", file, "--key", private}, "", "key: this is a private key; the public one verifies"},
 	} {
 		out, err := runReport(t, c.args...)
 		if c.fail == "" && err != nil || c.fail != "" && (err == nil || !strings.Contains(err.Error(), c.fail)) {

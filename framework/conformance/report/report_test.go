@@ -253,6 +253,7 @@ func TestParseRefuses(t *testing.T) {
 		"an unknown field":       {"kbs: simulator", "kbs: simulator\n  colour: red", "colour"},
 		"an unknown result":      {"result: not-applicable", "result: fine", "result"},
 		"another version":        {"dev/v1", "dev/v2", "apiVersion"},
+		"no time":                {"started: 2026-01-02T03:04:05Z", "started: yesterday", "/run/started"},
 		"no YAML":                {"apiVersion:", "[", "yaml"},
 		"a field twice":          {"kind: ConformanceReport", "kind: ConformanceReport\nkind: ConformanceReport", "kind"},
 		"no reason":              {"reason: it is about snp, which the platform does not have", "reason: ''", "requirements ATTEST-BINDING-002 reason: is missing"},
@@ -279,6 +280,44 @@ func hardware(kind, roots string) Input {
 	in.Implementation.Simulated, in.Implementation.Roots = false, "vendor"
 	in.Implementation.Classes = []Class{{Name: "kata-qemu-tdx", TEE: kind}}
 	return in
+}
+
+// Artefacts lie below the report, and are what it says where they lie there.
+func TestFiles(t *testing.T) {
+	with := func(path string) *Report {
+		r := failing(t)
+		// The SHA-256 of "abc" is FIPS 180's example.
+		r.Requirements[0].Specs[0].Files = []File{{path, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad", 3}}
+		return r
+	}
+	for path, ok := range map[string]bool{"failed/x/console.log": true, "../x": false, "failed/../../x": false, "/etc/passwd": false, `..\x`: false} {
+		b, err := with(path).Marshal()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Parse(b); (err == nil) != ok {
+			t.Errorf("%s: %v", path, err)
+		}
+	}
+	dir := t.TempDir()
+	check := func(content string) (int, int, error) {
+		if err := os.WriteFile(filepath.Join(dir, "x"), []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return with("x").CheckFiles(dir)
+	}
+	if compared, absent, err := check("abc"); compared != 1 || absent != 0 || err != nil {
+		t.Errorf("%d compared, %d absent: %v", compared, absent, err)
+	}
+	if _, _, err := check("abd"); err == nil || !strings.Contains(err.Error(), "files: x is another than the report's") {
+		t.Error(err)
+	}
+	if compared, absent, err := with("y").CheckFiles(dir); compared != 0 || absent != 1 || err != nil {
+		t.Errorf("%d compared, %d absent: %v", compared, absent, err)
+	}
+	if with("x").CatalogueKnown() {
+		t.Error("the test's catalogue is taken for the program's")
+	}
 }
 
 func TestHardware(t *testing.T) {
@@ -577,7 +616,7 @@ func TestSign(t *testing.T) {
 			}{
 				"another report":  {envelope, otherText, public, "about another file"},
 				"a changed byte":  {bytes.Replace(envelope, []byte(`"payload": "ey`), []byte(`"payload": "eY`), 1), text, public, "envelope"},
-				"another key":     {envelope, text, strangerPublic, "envelope"},
+				"another key":     {envelope, text, strangerPublic, "no signature in it is of this key"},
 				"no report":       {envelope, []byte("x: 1"), public, "schema"},
 				"no envelope":     {[]byte("{}"), text, public, "payloadType"},
 				"not JSON":        {[]byte("x"), text, public, "envelope"},
