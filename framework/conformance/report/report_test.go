@@ -583,6 +583,38 @@ func TestMerge(t *testing.T) {
 	}
 }
 
+// Two nights of one platform are two columns.
+func TestMergeNames(t *testing.T) {
+	a, b, c := Build(catalogue(t), input(allPassed()...)), Build(catalogue(t), input(allPassed()...)), Build(catalogue(t), input(allPassed()...))
+	b.Run.Started = time.Date(2026, 1, 3, 3, 4, 5, 0, time.UTC)
+	m, err := Merge(a, b, c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, want := range []string{"local: tpm (simulated), 2026-01-02 03:04 (1)", "local: tpm (simulated), 2026-01-03 03:04", "local: tpm (simulated), 2026-01-02 03:04 (2)"} {
+		if m.Platforms[i].Name != want {
+			t.Errorf("%q, want %q", m.Platforms[i].Name, want)
+		}
+	}
+	if m, err := Merge(a); err != nil || m.Platforms[0].Name != "local: tpm (simulated)" {
+		t.Errorf("%+v, %v", m, err)
+	}
+}
+
+func TestMarked(t *testing.T) {
+	for e, want := range map[RPCEvent]string{
+		{RPC: "ExecProcess", Decision: "denied"}:  "denied",
+		{RPC: "ExecProcess", Decision: "error"}:   "denied",
+		{RPC: "GetOOMEvent", Decision: "denied"}:  "denied",
+		{RPC: "GetOOMEvent", Decision: "error"}:   "harmless",
+		{RPC: "GetOOMEvent", Decision: "allowed"}: "",
+	} {
+		if got := marked(e); got != want {
+			t.Errorf("%+v: %q, want %q", e, got, want)
+		}
+	}
+}
+
 func TestSign(t *testing.T) {
 	text, err := Build(catalogue(t), input(allPassed()...)).Marshal()
 	if err != nil {
