@@ -4,7 +4,7 @@
 .PHONY: help e2e up down test lint bench build prerequisites generate fuzz requirements mutants image
 
 COCO := bin/coco-e2e
-export CLUSTER CLUSTER_NAME NODES COCO_E2E_CACHE ARTIFACTS_DIR WORKLOAD_IMAGE KEEP FOCUS LABELS SUITES SHIM KATA_SHIM KATA_CONFIG KBS KBS_URL KBS_ADMIN_URL KBS_ADMIN_TOKEN KBS_CERT KBS_RESOURCE_POLICY KBS_CHART KBS_VALUES ARTIFACTS KUBECONFIG RUNTIME_CLASS TEST_ROOTS UNLISTED_IMAGE PROBE_IMAGE FUZZTIME TARGETS SUITE_TIMEOUT
+export CLUSTER CLUSTER_NAME NODES COCO_E2E_CACHE ARTIFACTS_DIR WORKLOAD_IMAGE KEEP FOCUS LABELS SUITES SUITE_TIMEOUT SEED SHIM KATA_SHIM KATA_CONFIG KBS KBS_URL KBS_ADMIN_URL KBS_ADMIN_TOKEN KBS_CERT KBS_RESOURCE_POLICY KBS_CHART KBS_VALUES ARTIFACTS KUBECONFIG RUNTIME_CLASS TEST_ROOTS UNLISTED_IMAGE PROBE_IMAGE AGENT_ADDRESS AGENT_IMAGE KIND_IMAGE KIND_EXPERIMENTAL_PROVIDER COCO_E2E_OVERLAY FUZZTIME TARGETS
 
 help: ## say what there is
 	@echo "targets:"
@@ -15,6 +15,7 @@ help: ## say what there is
 	@echo "  LABELS='expr'     run only specs with these labels (Ginkgo label filter)"
 	@echo "  SUITES=a,b        run only these suites of suites/"
 	@echo "  SUITE_TIMEOUT=d   how long the suites may take together (30m)"
+	@echo "  SEED=n            order the specs as the run whose report has this run.seed did"
 	@echo "  NODES=3           nodes of the cluster (1)"
 	@echo "  CLUSTER=x         local, kind, or existing with KUBECONFIG and RUNTIME_CLASS (found out)"
 	@echo "  CLUSTER_NAME=x    name of the cluster (coco-e2e)"

@@ -22,6 +22,9 @@ func TestLoad(t *testing.T) {
 	if _, ok := c.Find("POLICY-EXEC-001"); !ok {
 		t.Error("POLICY-EXEC-001 is not there")
 	}
+	if n := len(c.Requirements); n < 120 {
+		t.Errorf("%d requirements, want 120 at least", n)
+	}
 }
 
 func TestParseRefuses(t *testing.T) {

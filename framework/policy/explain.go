@@ -388,7 +388,7 @@ func (e *Engine) State(ctx context.Context) ([]byte, error) {
 func (e *Engine) SetState(ctx context.Context, state []byte) error {
 	var doc map[string]map[string]any
 	if err := util.UnmarshalJSON(state, &doc); err != nil {
-		return fmt.Errorf("state: %w", err)
+		return fmt.Errorf(`state: want {"pstate": {…}}: %w`, err)
 	}
 	if doc["pstate"] == nil {
 		return errors.New(`state: want {"pstate": {…}}`)

@@ -20,7 +20,13 @@ const maxTimeline = 200
 // the value expected of the register that init-data is bound to (PCR8, HOST_DATA,
 // MRCONFIGID) in hex, "" where nothing is bound.
 func TellEvidence(claims *evidence.Claims, register string) {
-	t := report.EvidenceTable{Kind: claims.Kind}
+	t := report.EvidenceTable{Kind: claims.Kind, Roots: "vendor"}
+	switch {
+	case claims.Kind == evidence.KindTPM || claims.Kind == evidence.KindSample: // which no certificate vouches for
+		t.Roots = "none"
+	case claims.TestRoot:
+		t.Roots = "test"
+	}
 	if register != "" {
 		t.Claims = append(t.Claims, report.EvidenceClaim{Name: "register of the init-data", Expected: register, Actual: claims.InitData})
 	}

@@ -96,7 +96,7 @@ func upExisting(ctx context.Context, o Options) (*Testbed, error) {
 		err = o.Progress.Do("KBS: install Trustee's chart", func() error { return t.deployTrustee(ctx, o) })
 	case o.KBS.URL != "":
 		t.KBSURL, t.ExternalKBS = o.KBS.URL, o.KBS
-	case h.Simulated:
+	case platform.Classes[0].Simulated:
 		err = o.Progress.Do("KBS: deploy", func() error { return t.deployOwnKBS(ctx) })
 	default:
 		o.Progress.Printf("KBS: none; specs that need one are skipped (KBS_URL and KBS_ADMIN_TOKEN give one)")
@@ -111,7 +111,7 @@ func existingHandle(o Options, p *existing.Platform) Handle {
 	first := p.Classes[0]
 	h := Handle{
 		Provider: Existing, Name: o.Name, StateRoot: o.ClustersDir(), Kubeconfig: o.Existing.Kubeconfig, Platform: p,
-		RuntimeClass: first.Name, TEE: first.TEE, Simulated: first.Simulated, LegacyInitData: first.Simulated, Shim: "kata",
+		RuntimeClass: first.Name, TEE: first.TEE, LegacyInitData: first.Simulated, Shim: "kata",
 		Nginx: o.Workload, UnlistedImage: os.Getenv("UNLISTED_IMAGE"), ProbeImage: os.Getenv("PROBE_IMAGE"), Roots: o.Existing.TestRoots,
 	}
 	if first.Simulated {
@@ -124,7 +124,8 @@ func existingHandle(o Options, p *existing.Platform) Handle {
 		h.UnlistedImage = defaultUnlisted
 	}
 	for _, c := range p.Classes {
-		h.Classes = append(h.Classes, Class{c.Name, c.TEE, c.EventLog})
+		h.Classes = append(h.Classes, Class{c.Name, c.TEE, c.EventLog, c.Simulated})
+		h.Simulated = h.Simulated || c.Simulated
 		h.Nodes = max(h.Nodes, c.Nodes)
 	}
 	return h

@@ -171,7 +171,7 @@ type Handle struct {
 	Roots string `json:"roots"`
 	// Programs is the directory of the simulators' programs on this machine, or "".
 	Programs string `json:"programs"`
-	// Simulated says that the TEE is.
+	// Simulated says that the TEE is, of any of Classes.
 	Simulated bool `json:"simulated"`
 	// TEE is the kind of evidence that pods of RuntimeClass give, in Trustee's words: "tpm".
 	TEE string `json:"tee"`
@@ -194,6 +194,8 @@ type Handle struct {
 	KBSURL string `json:"kbsURL"`
 	// TrusteeNamespace is that of Trustee's chart, when the run installed it.
 	TrusteeNamespace string `json:"trusteeNamespace,omitempty"`
+	// Trustee is what the chart has installed.
+	Trustee ChartedKBS `json:"trustee,omitzero"`
 	// KBSNamespace is the namespace of the run's own KBS, or "".
 	KBSNamespace string `json:"kbsNamespace"`
 	// KBSAdminKey is the Ed25519 key, PKCS8 in PEM, that signs administrators'
@@ -215,6 +217,8 @@ type Class struct {
 	TEE string `json:"tee"`
 	// EventLog says that its guests measure what is asked of their agent.
 	EventLog bool `json:"eventLog"`
+	// Simulated says that the TEE of its pods is.
+	Simulated bool `json:"simulated"`
 }
 
 // simulatedClasses fills in the simulated TEE's RuntimeClasses.
@@ -225,7 +229,7 @@ func (h *Handle) simulatedClasses() error {
 	}
 	h.RuntimeClass, h.TEE = classes[0].Name, classes[0].TEE
 	for _, c := range classes {
-		h.Classes = append(h.Classes, Class{c.Name, c.TEE, c.EventLog})
+		h.Classes = append(h.Classes, Class{c.Name, c.TEE, c.EventLog, true})
 	}
 	return nil
 }

@@ -5,6 +5,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/coco-e2e/coco-e2e/framework/cluster/existing"
 )
 
 // environment sets what FromEnvironment reads to nothing, but for the cache.
@@ -123,5 +125,27 @@ func TestKBSFromEnvironment(t *testing.T) {
 				t.Errorf("%+v, %v, want %+v", o.KBS, err, tc.want)
 			}
 		})
+	}
+}
+
+// One simulated RuntimeClass makes the whole run a simulation's, whichever it is.
+func TestAnySimulatedClassIsSimulated(t *testing.T) {
+	for name, c := range map[string]struct {
+		classes []existing.Class
+		want    bool
+	}{
+		"none":   {[]existing.Class{{Name: "kata-qemu-tdx", TEE: "tdx"}}, false},
+		"first":  {[]existing.Class{{Name: "kata-cc", TEE: "tpm", Simulated: true}, {Name: "kata-qemu-tdx", TEE: "tdx"}}, true},
+		"second": {[]existing.Class{{Name: "kata-qemu-tdx", TEE: "tdx"}, {Name: "kata-cc", TEE: "tpm", Simulated: true}}, true},
+	} {
+		h := existingHandle(Options{}, &existing.Platform{Classes: c.classes})
+		if h.Simulated != c.want {
+			t.Errorf("%s: simulated %v, want %v", name, h.Simulated, c.want)
+		}
+		for i, class := range c.classes {
+			if h.Classes[i].Simulated != class.Simulated {
+				t.Errorf("%s: %+v", name, h.Classes[i])
+			}
+		}
 	}
 }

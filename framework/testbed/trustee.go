@@ -1,6 +1,7 @@
 package testbed
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -28,6 +29,31 @@ const (
 	// the chart's bootstrap job makes.
 	adminTokenKey = "KBS_ADMIN_TOKEN"
 )
+
+// ChartedKBS is the KBS that Trustee's chart has installed.
+type ChartedKBS struct {
+	// Chart is the chart's name and version, Version the KBS's, "" where labels do not tell.
+	Chart   string `json:"chart"`
+	Version string `json:"version"`
+	Image   string `json:"image"`
+}
+
+// chartedKBS reads what Helm's conventional labels and the pod say.
+func chartedKBS(s *corev1.Service, p *corev1.Pod) ChartedKBS {
+	label := func(name string) string { return cmp.Or(p.Labels[name], s.Labels[name]) }
+	c := ChartedKBS{Chart: label("helm.sh/chart"), Version: label("app.kubernetes.io/version")}
+	if len(p.Spec.Containers) > 0 {
+		i := max(0, slices.IndexFunc(p.Spec.Containers, func(c corev1.Container) bool { return strings.Contains(c.Name, "kbs") }))
+		c.Image = p.Spec.Containers[i].Image
+		for _, status := range p.Status.ContainerStatuses {
+			// The digest that runs, which a tag alone does not say.
+			if _, digest, ok := strings.Cut(status.ImageID, "@"); ok && status.Name == p.Spec.Containers[i].Name && !strings.Contains(c.Image, "@") {
+				c.Image += "@" + digest
+			}
+		}
+	}
+	return c
+}
 
 // deployTrustee installs Trustee's chart from o.KBS.Chart with helm, in a
 // namespace of its own, and reaches its KBS through a forwarded port that lasts
@@ -75,7 +101,7 @@ func (t *Testbed) deployTrustee(ctx context.Context, o Options) error {
 		URL: fmt.Sprintf("http://%s.%s.svc.cluster.local:%d", service.Name, t.TrusteeNamespace, port.Port), AdminURL: "http://" + address, AdminToken: token,
 		Chart: o.KBS.Chart, ChartValues: o.KBS.ChartValues,
 	}
-	t.KBSURL = t.ExternalKBS.URL
+	t.KBSURL, t.Trustee = t.ExternalKBS.URL, chartedKBS(service, p)
 	return nil
 }
 

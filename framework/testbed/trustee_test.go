@@ -35,6 +35,31 @@ func TestKBSService(t *testing.T) {
 	}
 }
 
+func TestChartedKBS(t *testing.T) {
+	labels := map[string]string{"helm.sh/chart": "trustee-0.15.0", "app.kubernetes.io/version": "v0.15.0"}
+	p := &corev1.Pod{
+		Spec:   corev1.PodSpec{Containers: []corev1.Container{{Name: "proxy", Image: "envoy:1"}, {Name: "kbs", Image: "ghcr.io/a/kbs:v0.15.0"}}},
+		Status: corev1.PodStatus{ContainerStatuses: []corev1.ContainerStatus{{Name: "proxy", ImageID: "envoy@sha256:bb"}, {Name: "kbs", ImageID: "ghcr.io/a/kbs@sha256:aa"}}},
+	}
+	for name, c := range map[string]struct {
+		service, pod map[string]string
+		want         ChartedKBS
+	}{
+		"the pod says":     {nil, labels, ChartedKBS{"trustee-0.15.0", "v0.15.0", "ghcr.io/a/kbs:v0.15.0@sha256:aa"}},
+		"the service says": {labels, nil, ChartedKBS{"trustee-0.15.0", "v0.15.0", "ghcr.io/a/kbs:v0.15.0@sha256:aa"}},
+		"nobody says":      {nil, nil, ChartedKBS{"", "", "ghcr.io/a/kbs:v0.15.0@sha256:aa"}},
+	} {
+		p.Labels = c.pod
+		if got := chartedKBS(&corev1.Service{ObjectMeta: metav1.ObjectMeta{Labels: c.service}}, p); got != c.want {
+			t.Errorf("%s: %+v", name, got)
+		}
+	}
+	p.Spec.Containers[1].Image = "ghcr.io/a/kbs@sha256:cc"
+	if got := chartedKBS(&corev1.Service{}, p); got.Image != "ghcr.io/a/kbs@sha256:cc" {
+		t.Errorf("an image by digest: %+v", got)
+	}
+}
+
 func TestAdminToken(t *testing.T) {
 	kube := fake.NewClientset(&corev1.Secret{ObjectMeta: named("x")}, &corev1.Secret{ObjectMeta: named("bootstrap-user-keys"), Data: map[string][]byte{"KBS_ADMIN_TOKEN": []byte("abc\n")}})
 	if token, err := adminToken(t.Context(), kube, "ns"); err != nil || token != "abc" {

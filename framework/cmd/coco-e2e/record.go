@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/url"
 	"os"
 	"path/filepath"
 	"runtime/debug"
@@ -13,8 +14,10 @@ import (
 	"time"
 
 	"github.com/coco-e2e/coco-e2e/framework/cluster/existing"
+	"github.com/coco-e2e/coco-e2e/framework/cluster/simulation"
 	"github.com/coco-e2e/coco-e2e/framework/conformance"
 	"github.com/coco-e2e/coco-e2e/framework/conformance/report"
+	"github.com/coco-e2e/coco-e2e/framework/kbs"
 	"github.com/coco-e2e/coco-e2e/framework/testbed"
 )
 
@@ -43,7 +46,7 @@ func (c recording) write(ctx context.Context, t *testbed.Testbed, abort error) (
 		Suite: suiteBuilt(c.o.Root), Dir: c.dir,
 		Implementation: report.Implementation{Name: "unknown", Simulated: c.o.Provider != testbed.Existing, Roots: "none", KBS: "none"},
 		Environment:    report.Environment{Provider: c.o.Provider},
-		Run:            report.Run{Started: c.begin.UTC().Truncate(time.Second), Seconds: float64(int(time.Since(c.begin).Seconds())), Command: reproduce(), Selection: c.s.String()},
+		Run:            report.Run{Started: c.begin.UTC().Truncate(time.Second), Seconds: float64(int(time.Since(c.begin).Seconds())), Selection: c.s.String()},
 	}
 	if abort != nil {
 		in.Run.Aborted = abort.Error()
@@ -58,6 +61,7 @@ func (c recording) write(ctx context.Context, t *testbed.Testbed, abort error) (
 	for _, suite := range in.Ginkgo {
 		in.Run.Seed = suite.SuiteConfig.RandomSeed
 	}
+	in.Run.Command = reproduce(in.Environment.Provider, c.s, in.Run.Seed, prebuilt() != "")
 	r := report.Build(catalogue, in)
 	// What is not valid is shown to nobody.
 	if err := r.Write(filepath.Join(c.dir, report.FileName)); err != nil {
@@ -117,7 +121,7 @@ func describe(ctx context.Context, t *testbed.Testbed, in *report.Input) {
 	var wanted []existing.Wanted
 	for _, c := range t.Classes {
 		wanted = append(wanted, existing.Wanted{Name: c.Name, TEE: c.TEE})
-		im.Classes = append(im.Classes, report.Class{Name: c.Name, TEE: c.TEE, EventLog: c.EventLog})
+		im.Classes = append(im.Classes, report.Class{Name: c.Name, TEE: c.TEE, Simulated: c.Simulated, EventLog: c.EventLog})
 	}
 	im.Name = "coco-e2e's simulated TEE"
 	if t.Shim == "kata" {
@@ -126,7 +130,7 @@ func describe(ctx context.Context, t *testbed.Testbed, in *report.Input) {
 	if !t.Simulated {
 		im.Name = "Kata Containers"
 	}
-	in.Environment.Provider = t.Provider
+	in.Environment.Provider, in.Environment.Trustee = t.Provider, trustee(&t.Handle)
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()
 	p, err := existing.Detect(ctx, t.Pods.Kube, wanted)
@@ -160,6 +164,23 @@ func class(c existing.Class) report.Class {
 	return report.Class{Name: c.Name, TEE: c.TEE, EventLog: c.EventLog, Kata: c.Kata, Handler: c.Handler, Simulated: c.Simulated, Nodes: c.Nodes}
 }
 
+// trustee is the KBS of a testbed, nil when it has none.
+func trustee(h *testbed.Handle) *report.Trustee {
+	switch u, err := url.Parse(h.KBSURL); {
+	case h.KBSURL == "":
+		return nil
+	case h.ExternalKBS.Chart != "":
+		chart := cmp.Or(h.Trustee.Chart, filepath.Base(h.ExternalKBS.Chart))
+		return &report.Trustee{Version: cmp.Or(h.Trustee.Version, "unknown"), Image: h.Trustee.Image, Chart: chart}
+	case h.ExternalKBS.URL == "":
+		return &report.Trustee{Version: "coco-e2e's simulator, protocol " + kbs.ProtocolVersion, Image: simulation.KBSImage}
+	case err != nil:
+		return &report.Trustee{Version: "unknown"}
+	default:
+		return &report.Trustee{Version: "unknown", Host: u.Host}
+	}
+}
+
 // suiteBuilt is what this program was built from, or the checkout where the
 // build does not say: the suites are of the same.
 func suiteBuilt(root string) report.Suite {
@@ -182,17 +203,6 @@ func suiteBuilt(root string) report.Suite {
 		}
 	}
 	return s
-}
-
-// reproduce is the command that asks for the same.
-func reproduce() string {
-	parts := []string{"make", "e2e"}
-	for _, name := range []string{"CLUSTER", "NODES", "RUNTIME_CLASS", "KBS_URL", "SHIM", "WORKLOAD_IMAGE", "SUITES", "FOCUS", "LABELS"} {
-		if v := os.Getenv(name); v != "" {
-			parts = append(parts, name+"="+shellQuoted(v))
-		}
-	}
-	return strings.Join(parts, " ")
 }
 
 // shellQuoted is s as a word of a shell's.

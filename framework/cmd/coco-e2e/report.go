@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -17,8 +18,11 @@ import (
 	"github.com/coco-e2e/coco-e2e/framework/conformance/report"
 )
 
-// errNewlyFailing makes `report diff` exit with 1 without saying it twice.
-var errNewlyFailing = errors.New("requirements fail that did not fail before")
+// Why `report diff` exits with 1.
+var (
+	errNewlyFailing = errors.New("requirements or specs of them fail that did not fail before")
+	errLost         = errors.New("MUSTs that passed before are not asked any more (--allow-lost takes that)")
+)
 
 func reportCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "report", Short: "Validate, render, compare, merge and sign conformance reports"}
@@ -28,20 +32,72 @@ func reportCommand() *cobra.Command {
 
 func validateCommand() *cobra.Command {
 	return &cobra.Command{
-		Use: "validate FILE…", Short: "Check reports: by their schema, and that their verdicts follow from their results", Args: cobra.MinimumNArgs(1),
+		Use: "validate FILE…", Short: "Check reports and what is rendered from them", Args: cobra.MinimumNArgs(1),
+		Long: "Check each report.yaml: by its schema, that its verdicts follow from its results, and that artefacts beside it are those that it names;\n" +
+			"and each report.html, summary.md and junit.xml: that it is what the report.yaml beside it is rendered to.",
 		RunE: func(cmd *cobra.Command, files []string) error {
 			var errs []error
 			for _, file := range files {
-				r, err := report.Read(file)
+				check := validateReport
+				if slices.Contains([]string{".html", ".md", ".xml"}, filepath.Ext(file)) {
+					check = validateRendered
+				}
+				text, err := check(file)
 				if err != nil {
 					errs = append(errs, err)
 					continue
 				}
-				fmt.Fprintf(cmd.OutOrStdout(), "%s: valid, %s of %s\n", file, r.Claim, r.Implementation.Name)
+				fmt.Fprintf(cmd.OutOrStdout(), "%s: %s\n", file, text)
 			}
 			return errors.Join(errs...)
 		},
 	}
+}
+
+// validateReport checks a report, and says what it is.
+func validateReport(file string) (string, error) {
+	r, err := report.Read(file)
+	if err != nil {
+		return "", err
+	}
+	compared, absent, err := r.CheckFiles(filepath.Dir(file))
+	if err != nil {
+		return "", fmt.Errorf("%s: %w", file, err)
+	}
+	text := fmt.Sprintf("valid, %s of %s", r.Claim, r.Implementation.Name)
+	if compared+absent > 0 {
+		text += fmt.Sprintf("; %d artefacts are as it says, %d are not beside it", compared, absent)
+	}
+	if !r.CatalogueKnown() {
+		text += fmt.Sprintf("; its catalogue %s is not this program's, with which its requirements would be compared", r.Suite.Catalogue)
+	}
+	return text, nil
+}
+
+// validateRendered compares a rendered report with what the report beside it gives.
+func validateRendered(file string) (string, error) {
+	content, err := os.ReadFile(file)
+	if err != nil {
+		return "", err
+	}
+	of := filepath.Join(filepath.Dir(file), report.FileName)
+	r, err := report.Read(of)
+	if err != nil {
+		return "", fmt.Errorf("%s is checked against the report that it is of: %w", file, err)
+	}
+	for format, f := range formats {
+		if filepath.Ext(f.file) != filepath.Ext(file) {
+			continue
+		}
+		var want bytes.Buffer
+		if err := f.render(r, &want); err != nil {
+			return "", err
+		}
+		if !bytes.Equal(want.Bytes(), content) {
+			return "", fmt.Errorf("%s is not what %s is rendered to: it was changed, is of another run, or of another version of coco-e2e; `coco-e2e report render %s --format %s -o %s` makes it anew", file, of, of, format, file)
+		}
+	}
+	return "valid, it is of " + of, nil
 }
 
 // output writes to a file, whole or not at all, or to the command's output.
@@ -79,8 +135,9 @@ func renderCommand() *cobra.Command {
 
 func diffCommand() *cobra.Command {
 	var format string
+	var allowLost bool
 	cmd := &cobra.Command{
-		Use: "diff OLD NEW", Short: "Say what newly fails, newly passes and still fails; exit with 1 when something newly fails", Args: cobra.ExactArgs(2),
+		Use: "diff OLD NEW", Short: "Say what newly fails, newly passes and still fails; exit with 1 when something newly fails, or a MUST that passed is not asked", Args: cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			old, err := report.Read(args[0])
 			if err != nil {
@@ -101,13 +158,17 @@ func diffCommand() *cobra.Command {
 			default:
 				return unknownFormat(format, "text", "markdown", "json")
 			}
-			if err == nil && len(d.NewlyFailing) > 0 {
-				return fmt.Errorf("%w: %d", errNewlyFailing, len(d.NewlyFailing))
+			if n := len(d.NewlyFailing); n > 0 {
+				err = errors.Join(err, fmt.Errorf("%w: %d", errNewlyFailing, n))
+			}
+			if n := len(d.Lost()); n > 0 && !allowLost {
+				err = errors.Join(err, fmt.Errorf("%w: %d", errLost, n))
 			}
 			return err
 		},
 	}
 	cmd.Flags().StringVar(&format, "format", "text", "text, markdown or json")
+	cmd.Flags().BoolVar(&allowLost, "allow-lost", false, "do not exit with 1 for MUSTs that passed and are now skipped, not run or not applicable")
 	return cmd
 }
 

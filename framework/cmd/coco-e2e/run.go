@@ -18,7 +18,6 @@ import (
 
 	"github.com/onsi/ginkgo/v2/types"
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/coco-e2e/coco-e2e/framework/cluster/existing"
@@ -50,8 +49,13 @@ func runCommand() *cobra.Command {
 		Use: "run", Short: "Bring up a testbed, run the suites on it, write the reports, take it away", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			o, err := options()
+			if s.seed == 0 {
+				var seedErr error
+				s.seed, seedErr = seedFromEnvironment()
+				err = errors.Join(err, seedErr)
+			}
 			if err = errors.Join(err, s.to.check(), checkTimeout()); err != nil {
-				return errors.Join(err, s.refused(o, err))
+				return s.refused(o, err)
 			}
 			return runSuites(cmd, o, s, nil)
 		},
@@ -61,6 +65,7 @@ func runCommand() *cobra.Command {
 	cmd.Flags().StringSliceVar(&s.suites, "suites", strings.FieldsFunc(os.Getenv("SUITES"), func(r rune) bool { return r == ',' }), "run only these suites, with commas between")
 	cmd.Flags().StringVar(&s.focus, "focus", os.Getenv("FOCUS"), "run only specs whose text matches this regular expression")
 	cmd.Flags().StringVar(&s.label, "label-filter", os.Getenv("LABELS"), "run only specs with these labels (Ginkgo's label filter)")
+	cmd.Flags().Int64Var(&s.seed, "seed", 0, "order the specs as the run with this seed did (SEED, or one that is chosen)")
 	cmd.Flags().BoolVar(&s.keep, "keep", os.Getenv("KEEP") != "", "keep the cluster")
 	return cmd
 }
@@ -135,12 +140,15 @@ func suitesOf(root, provider string) ([]string, error) {
 type selection struct {
 	suites       []string
 	focus, label string
-	keep         bool
+	// seed is of the order of specs, 0 for one that Ginkgo chooses.
+	seed int64
+	keep bool
 	// mark begins every secret of the run.
 	mark string
 	// to is where reports go too.
 	to delivery
-	// output is told what Ginkgo prints; nil is standard output.
+	// output is told what Ginkgo prints; nil is a file among the artefacts, and
+	// standard output is told how the specs go on.
 	output io.Writer
 }
 
@@ -235,19 +243,20 @@ func emptyArtifacts() (string, error) {
 	return dir, os.MkdirAll(dir, 0o755)
 }
 
-// refused tells Sonobuoy of a run that never began: its worker waits for a
-// result until it comes. For others the error is enough, and what an earlier run
-// left stays.
+// refused reports a run that never began, where whoever asked for it looks: an
+// earlier run's report would pass for this one's, and Sonobuoy's worker waits for
+// a result until it comes. It returns why the run was refused, and what went wrong.
 func (s selection) refused(o testbed.Options, reason error) error {
-	if s.to.sonobuoy == "" {
-		return nil
-	}
 	dir, err := emptyArtifacts()
 	if err != nil {
-		return err
+		return errors.Join(reason, err)
 	}
-	_, err = recording{dir: dir, begin: time.Now(), o: o, s: s}.write(context.Background(), nil, reason)
-	return errors.Join(err, s.to.toSonobuoy(dir))
+	err = recording{dir: dir, begin: time.Now(), o: o, s: s}.aborted(reason)
+	to := s.to
+	if to.check() != nil { // then that is the reason, or part of it
+		to.configMap = ""
+	}
+	return errors.Join(err, to.deliver(context.Background(), dir, kubeThere(o)))
 }
 
 // runSuites brings up a testbed, runs the suite and then, when it passed,
@@ -278,8 +287,8 @@ func runSuites(cmd *cobra.Command, o testbed.Options, s selection, more func(*te
 	}
 	s.mark = leak.NewMark()
 	running := o.Progress.Do
-	if s.output == nil && onTerminal() {
-		running = o.Progress.Quietly // the specs are shown live
+	if s.output == nil {
+		running = o.Progress.Quietly // the specs are shown
 	}
 	runErr := running("suites: running", func() error { return ginkgo(cmd.Context(), o, binaries, dir, s) })
 	made, err := record.write(cmd.Context(), t, nil)
@@ -293,7 +302,7 @@ func runSuites(cmd *cobra.Command, o testbed.Options, s selection, more func(*te
 	if runErr == nil && more != nil {
 		runErr = more(t)
 	}
-	runErr = errors.Join(runErr, summary(dir, o, made, s.keep, time.Since(begin)))
+	runErr = errors.Join(runErr, summary(dir, o, made, s, time.Since(begin)))
 	return errors.Join(runErr, s.to.deliver(context.WithoutCancel(cmd.Context()), dir, kubeOf(t)))
 }
 
@@ -317,14 +326,10 @@ func ginkgo(ctx context.Context, o testbed.Options, binaries []string, dir strin
 	args = append(args,
 		"run", "--procs", strconv.Itoa(min(8, 2*runtime.NumCPU())), "--randomize-all",
 		"--output-dir", dir, "--json-report", ginkgoReport,
-		"--poll-progress-after", "60s", "--timeout", suiteTimeout(), "--keep-going",
+		"--poll-progress-after", "60s", "--timeout", suiteTimeout(), "--keep-going", "--no-color",
 	)
-	watching := s.output == nil && onTerminal()
-	if watching || !term.IsTerminal(int(os.Stdout.Fd())) {
-		args = append(args, "--no-color")
-	}
-	if onGitHub() {
-		args = append(args, "--github-output")
+	if s.seed != 0 {
+		args = append(args, "--seed", strconv.FormatInt(s.seed, 10))
 	}
 	if s.focus != "" {
 		args = append(args, "--focus", s.focus)
@@ -336,14 +341,12 @@ func ginkgo(ctx context.Context, o testbed.Options, binaries []string, dir strin
 	defer remove()
 	cmd.Dir, cmd.Stdin = o.Root, os.Stdin
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
-	if s.output != nil {
-		cmd.Stdout, cmd.Stderr = s.output, s.output
-	}
 	cmd.Env = append(cmd.Env, testbed.HandleVariable+"="+handle(o), "COCO_E2E_ROOT="+o.Root, "CLUSTER="+o.Provider, "CLUSTER_NAME="+o.Name, "COCO_E2E_CACHE="+o.Cache, "ARTIFACTS_DIR="+dir,
 		leak.MarkVariable+"="+s.mark)
-	run := cmd.Run
-	if watching {
-		run = func() error { return watched(o, cmd, dir, s.String() == "") }
+	run := func() error { return watched(o, cmd, dir, s.String() == "") }
+	if s.output != nil {
+		cmd.Stdout, cmd.Stderr = s.output, s.output
+		run = cmd.Run
 	}
 	stop := context.AfterFunc(ctx, func() { o.Progress.Printf("interrupted: the specs clean up, for at most %.0f s", grace.Seconds()) })
 	defer stop()
@@ -412,13 +415,16 @@ func countSpecs(report string) (counts, error) {
 	return c, nil
 }
 
-func summary(dir string, o testbed.Options, made *report.Report, keep bool, took time.Duration) error {
+func summary(dir string, o testbed.Options, made *report.Report, s selection, took time.Duration) error {
 	c, err := countSpecs(filepath.Join(dir, ginkgoReport))
 	if err != nil {
 		return fmt.Errorf("no report of the suite: %w", err)
 	}
 	if c.Passed+c.Failed+c.Inconclusive == 0 {
-		return fmt.Errorf("no spec ran: check FOCUS and LABELS (FOCUS=%q, LABELS=%q)", os.Getenv("FOCUS"), os.Getenv("LABELS"))
+		return fmt.Errorf("no spec ran: check what was asked for, %s", cmp.Or(s.String(), "which is everything"))
+	}
+	if made != nil && !onTerminal() {
+		tellFailures(os.Stdout, made, onGitHub())
 	}
 	fmt.Printf("\nspecs: %d passed, %d failed, %d inconclusive, %d skipped in %.0f s\n", c.Passed, c.Failed, c.Inconclusive, c.Skipped, took.Seconds())
 	if made != nil {
@@ -429,7 +435,7 @@ func summary(dir string, o testbed.Options, made *report.Report, keep bool, took
 		fmt.Printf("; logs of node, guests and KBS: %s", filepath.Join(dir, "node-logs"))
 	}
 	fmt.Println()
-	if keep {
+	if s.keep {
 		fmt.Printf("the cluster is kept: export KUBECONFIG=%s; remove it with `make down`\n", filepath.Join(o.ClustersDir(), o.Name, "kubeconfig"))
 	} else {
 		fmt.Println("keep the cluster: make e2e KEEP=1, then make down")

@@ -257,6 +257,15 @@ const (
 // maxShown is how many requirements of a mutant the table names.
 const maxShown = 12
 
+// runs says which specs run with the mutant, in a cell of a table.
+func (m Mutant) runs() string {
+	text := strings.Join(m.Suites, ", ")
+	if m.Focus != "" {
+		text += ": those about `" + strings.ReplaceAll(m.Focus, "|", `\|`) + "`"
+	}
+	return text
+}
+
 // Readme returns the README's text with the table of mutants in its place.
 func Readme(text string, all []Mutant) (string, error) {
 	before, rest, ok := strings.Cut(text, readmeBegin)
@@ -265,14 +274,14 @@ func Readme(text string, all []Mutant) (string, error) {
 		return "", fmt.Errorf("README.md: wants a line %s and one %s after it", strings.TrimSpace(readmeBegin), readmeEnd)
 	}
 	var table strings.Builder
-	table.WriteString("| defect | what it breaks | requirements that fail |\n|---|---|---|\n")
+	table.WriteString("| defect | what it breaks | specs that run | requirements that fail, and no others of these specs |\n|---|---|---|---|\n")
 	for _, m := range all {
 		ids := slices.Sorted(slices.Values(m.Fails))
 		shown := strings.Join(ids[:min(len(ids), maxShown)], ", ")
 		if more := len(ids) - maxShown; more > 0 {
 			shown += fmt.Sprintf(" and %d more", more)
 		}
-		fmt.Fprintf(&table, "| `%s` | %s | %s |\n", m.Name, strings.ReplaceAll(m.Breaks, "|", `\|`), shown)
+		fmt.Fprintf(&table, "| `%s` | %s | %s | %s |\n", m.Name, strings.ReplaceAll(m.Breaks, "|", `\|`), m.runs(), shown)
 	}
 	return before + readmeBegin + table.String() + readmeEnd + after, nil
 }

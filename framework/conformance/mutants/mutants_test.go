@@ -57,8 +57,8 @@ func TestReadme(t *testing.T) {
 	if err != nil || want != string(text) {
 		t.Errorf("README.md is not current (%v): run bin/coco-e2e mutants --readme", err)
 	}
-	got, err := Readme("a\n<!-- mutants:begin -->\nold\n<!-- mutants:end -->\nb", []Mutant{{Name: "x", Breaks: "It | breaks.", Fails: []string{"B-B-001", "A-A-001"}}})
-	if want := "a\n<!-- mutants:begin -->\n| defect | what it breaks | requirements that fail |\n|---|---|---|\n| `x` | It \\| breaks. | A-A-001, B-B-001 |\n<!-- mutants:end -->\nb"; err != nil || got != want {
+	got, err := Readme("a\n<!-- mutants:begin -->\nold\n<!-- mutants:end -->\nb", []Mutant{{Name: "x", Breaks: "It | breaks.", Suites: []string{"pod", "host"}, Focus: "a|b", Fails: []string{"B-B-001", "A-A-001"}}})
+	if want := "a\n<!-- mutants:begin -->\n| defect | what it breaks | specs that run | requirements that fail, and no others of these specs |\n|---|---|---|---|\n| `x` | It \\| breaks. | pod, host: those about `a\\|b` | A-A-001, B-B-001 |\n<!-- mutants:end -->\nb"; err != nil || got != want {
 		t.Errorf("%v\n%s", err, got)
 	}
 	if _, err := Readme("no table", nil); err == nil {

@@ -2,6 +2,7 @@ package report
 
 import (
 	"context"
+	"io"
 	"net/url"
 	"os"
 	"os/exec"
@@ -39,19 +40,26 @@ func browser(t *testing.T) string {
 // network.
 func opened(t *testing.T) (context.Context, *[]string) {
 	t.Helper()
-	path := browser(t)
 	r := failing(t)
 	q := &r.Requirements[0].Specs[0]
-	q.Evidence = []EvidenceTable{{"tpm", []EvidenceClaim{{"register of the init-data", "00", "ff"}, {"tpm.pcr08", "", "ff"}}}}
+	q.Evidence = []EvidenceTable{{"tpm", "none", []EvidenceClaim{{"register of the init-data", "00", "ff"}, {"tpm.pcr08", "", "ff"}}}}
 	q.Pods = []PodTimeline{{Namespace: "ns", Name: "p", Events: []RPCEvent{{0, "CreateSandbox", "CreateSandboxRequest", "allowed", "OK", ""}, {12, "ExecProcess", "ExecProcessRequest", "denied", "PermissionDenied", "the rule at line 3"}}, Dropped: 3}}
 	q.Files = []File{{"failed/x/console.log", strings.Repeat("0", 64), 3}}
 	r.conclude()
+	return openedPage(t, r.HTML, "#filter")
+}
+
+// openedPage is what write writes, in a browser without network, when ready is
+// visible.
+func openedPage(t *testing.T, write func(io.Writer) error, ready string) (context.Context, *[]string) {
+	t.Helper()
+	path := browser(t)
 	file := filepath.Join(t.TempDir(), "report.html")
 	w, err := os.Create(file)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := r.HTML(w); err != nil {
+	if err := write(w); err != nil {
 		t.Fatal(err)
 	}
 	if err := w.Close(); err != nil {
@@ -93,7 +101,7 @@ func opened(t *testing.T) (context.Context, *[]string) {
 	}); err != nil {
 		t.Fatal(err)
 	}
-	if err := chromedp.Do(ctx, chromedp.Navigate(page), chromedp.WaitVisible("#filter")); err != nil {
+	if err := chromedp.Do(ctx, chromedp.Navigate(page), chromedp.WaitVisible(ready)); err != nil {
 		t.Fatal(err)
 	}
 	return ctx, trouble
@@ -193,6 +201,32 @@ func TestPage(t *testing.T) {
 		}
 	})
 
+	t.Run("shows that requirements open, and leads to the open MUSTs", func(t *testing.T) {
+		for id, want := range map[string]string{"POLICY-EXEC-001": "▾", "POLICY-EXEC-002": "▸"} {
+			if got := js[string](t, ctx, `getComputedStyle(document.querySelector("#`+id+` > summary"), "::before").content`); !strings.Contains(got, want) {
+				t.Errorf("%s has the marker %s, want %s", id, got, want)
+			}
+		}
+		do(t, ctx, chromedp.SetValue("#f-result", "passed"))
+		js[bool](t, ctx, `document.querySelector("#f-result").dispatchEvent(new Event("input", {bubbles: true}))`)
+		js[bool](t, ctx, `document.getElementById("POLICY-EXEC-001").open = false`)
+		js[bool](t, ctx, `(document.querySelector(".cards details").open = true, document.querySelector(".cards a[href='#POLICY-EXEC-001']").click(), true)`)
+		if _, err := chromedp.Run(ctx, chromedp.Poll[bool](`document.getElementById("POLICY-EXEC-001").open && document.getElementById("POLICY-EXEC-001").offsetParent !== null`)); err != nil {
+			t.Errorf("the card's link does not show its requirement: %v", err)
+		}
+	})
+
+	t.Run("fits narrow windows", func(t *testing.T) {
+		for _, width := range []int64{1200, 900, 500, 320} {
+			fits(t, ctx, width)
+		}
+		resize(t, ctx, 500)
+		if got := js[string](t, ctx, `getComputedStyle(document.querySelector("dl.facts")).gridTemplateColumns.split(" ").length + ""`); got != "1" {
+			t.Errorf("at 500 pixels the facts have %s columns", got)
+		}
+		resize(t, ctx, 1200)
+	})
+
 	t.Run("has a light and a dark side, both readable", func(t *testing.T) {
 		seen := map[string]string{}
 		for _, scheme := range []string{"light", "dark"} {
@@ -214,6 +248,36 @@ func TestPage(t *testing.T) {
 	// The page itself was asked for: requests are seen.
 	if len(*trouble) != 1 || (*trouble)[0] != "sent" {
 		t.Errorf("the page is not quiet, or was not watched: %v", *trouble)
+	}
+}
+
+// TestMatrixPage opens the matrix of four platforms.
+func TestMatrixPage(t *testing.T) {
+	r := failing(t)
+	m, err := Merge(r, r, r, r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, _ := openedPage(t, m.HTML, "h1")
+	for _, width := range []int64{1200, 900, 500} {
+		fits(t, ctx, width)
+	}
+}
+
+func resize(t *testing.T, ctx context.Context, width int64) {
+	t.Helper()
+	if _, err := chromedp.Call(ctx, emulation.SetDeviceMetricsOverride, emulation.SetDeviceMetricsOverrideParams{Width: width, Height: 800, DeviceScaleFactor: 1}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// fits checks that the page is not wider than a window of so many pixels.
+func fits(t *testing.T, ctx context.Context, width int64) {
+	t.Helper()
+	resize(t, ctx, width)
+	if got := js[float64](t, ctx, `document.documentElement.scrollWidth`); got > float64(width) {
+		widest := js[string](t, ctx, `Array.from(document.querySelectorAll("body *")).filter(e => e.getBoundingClientRect().right > innerWidth + 1).slice(0, 5).map(e => e.tagName + "." + e.className + "#" + e.id).join(" ")`)
+		t.Errorf("at %d pixels the page is %.0f wide: %s", width, got, widest)
 	}
 }
 

@@ -59,6 +59,7 @@ func Build(c *conformance.Catalogue, in Input) *Report {
 		Suite: in.Suite, Implementation: in.Implementation, Environment: in.Environment, Run: in.Run,
 	}
 	r.Suite.Catalogue = c.Digest
+	r.Implementation.Simulated = r.Implementation.Simulated || slices.ContainsFunc(r.Implementation.Classes, func(c Class) bool { return c.Simulated })
 	if r.Run.Aborted != "" {
 		r.SetUp = append(r.SetUp, Spec{Text: "bringing up what the suites run against", Suite: "coco-e2e", Result: Failed, Location: "framework/cmd/coco-e2e", Reason: clip(r.Run.Aborted)})
 	}
@@ -70,34 +71,11 @@ func Build(c *conformance.Catalogue, in Input) *Report {
 		r.Requirements = append(r.Requirements, b.requirement(q))
 	}
 	sortSpecs(r.SetUp)
-	if r.Implementation.Roots == "vendor" && !r.verified() {
-		r.Implementation.Roots = "none"
-	}
-	if r.Implementation.Roots == "vendor" && !r.Implementation.Simulated {
+	if len(r.noHardware()) == 0 {
 		r.Claim = Hardware
 	}
 	r.conclude()
 	return r
-}
-
-// certifiedKinds are those whose evidence leads to a vendor's roots: a TPM by
-// itself has no vendor's, and anybody can write a sample.
-var certifiedKinds = []string{"snp", "tdx", "az-snp-vtpm", "az-tdx-vtpm"}
-
-// verifyRequirement is the requirement that evidence verifies under its vendor's roots.
-const verifyRequirement = "ATTEST-VERIFY-001"
-
-// verified says that every class gives evidence that a vendor certifies, and that
-// the run has verified such evidence.
-func (r *Report) verified() bool {
-	for _, c := range r.Implementation.Classes {
-		if c.Simulated || !slices.Contains(certifiedKinds, c.TEE) {
-			return false
-		}
-	}
-	return len(r.Implementation.Classes) > 0 && slices.ContainsFunc(r.Requirements, func(q RequirementResult) bool {
-		return q.ID == verifyRequirement && q.Result == Passed
-	})
 }
 
 type builder struct {
@@ -262,7 +240,7 @@ func (b *builder) requirement(q conformance.Requirement) RequirementResult {
 	if out.Result == Failed || out.Result == Inconclusive || b.report.Run.Aborted == "" || len(specs) > 0 {
 		return out
 	}
-	out.Reason = "the run was aborted before it: " + firstLine(b.report.Run.Aborted)
+	out.Reason = "the run was aborted before it: " + brief(b.report.Run.Aborted)
 	return out
 }
 

@@ -2,6 +2,8 @@ package report
 
 import (
 	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -108,6 +110,7 @@ func checkSchema(asJSON []byte) error {
 		return fmt.Errorf("manifests/%s: %w", schemaFile, err)
 	}
 	c := jsonschema.NewCompiler()
+	c.AssertFormat() // of run.started
 	if err := c.AddResource(schemaFile, document); err != nil {
 		return fmt.Errorf("manifests/%s: %w", schemaFile, err)
 	}
@@ -168,10 +171,14 @@ func (r *Report) check() error {
 			wrong(field+" reason", "is missing of what is %s", q.Result)
 		}
 		for _, s := range q.Specs {
+			checkPaths(s, field, wrong)
 			if s.Result != Passed && s.Reason == "" {
 				wrong(field+" specs "+s.Text, "has no reason of what is %s", s.Result)
 			}
 		}
+	}
+	for _, s := range r.SetUp {
+		checkPaths(s, "setUp", wrong)
 	}
 	if want := profiles(r.Requirements, len(r.SetUp) > 0); len(errs) == 0 {
 		for i, p := range want {
@@ -195,28 +202,62 @@ func sameProfile(a, b ProfileResult) bool {
 
 // checkClaim refuses a simulation that is reported as hardware.
 func (r *Report) checkClaim(wrong func(field, format string, a ...any)) {
+	for _, c := range r.Implementation.Classes {
+		if c.Simulated && !r.Implementation.Simulated {
+			wrong("implementation simulated", "is false, and RuntimeClass %s is simulated", c.Name)
+		}
+	}
 	if r.Claim != Hardware {
 		return
 	}
-	if r.Implementation.Simulated {
-		wrong("claim", "%s of a simulated TEE: its report can claim %s only", Hardware, Simulated)
+	for _, why := range r.noHardware() {
+		wrong("claim", "%s %s: the report can claim %s only", Hardware, why, Simulated)
 	}
-	if r.Implementation.Roots != "vendor" {
-		wrong("claim", "%s with evidence verified under roots %q: only vendors' roots are hardware's", Hardware, r.Implementation.Roots)
-	}
-	for _, c := range r.Implementation.Classes {
-		switch {
-		case c.TEE == "sample":
-			wrong("claim", "%s with RuntimeClass %s, whose evidence is a sample that anybody can write", Hardware, c.Name)
-		case c.Simulated:
-			wrong("claim", "%s with RuntimeClass %s, whose TEE is simulated", Hardware, c.Name)
-		case !slices.Contains(certifiedKinds, c.TEE):
-			wrong("claim", "%s with RuntimeClass %s, whose evidence of kind %q no vendor certifies", Hardware, c.Name, c.TEE)
+}
+
+// checkPaths refuses artefacts that are not below the report's directory.
+func checkPaths(s Spec, field string, wrong func(field, format string, a ...any)) {
+	for _, f := range s.Files {
+		if !filepath.IsLocal(f.Path) || strings.Contains(f.Path, `\`) {
+			wrong(field+" specs "+s.Text+" files", "%q does not lead to below the report's directory", f.Path)
 		}
 	}
-	if !r.verified() {
-		wrong("claim", "%s, and %s did not pass with every RuntimeClass: no evidence was verified under vendors' roots", Hardware, verifyRequirement)
+}
+
+// CatalogueKnown says whether the report's catalogue is this program's, with which
+// its requirements have been compared.
+func (r *Report) CatalogueKnown() bool {
+	c, err := conformance.Load()
+	return err == nil && c.Digest == r.Suite.Catalogue
+}
+
+// CheckFiles compares the artefacts that lie in dir, the report's, with what the
+// report says of them. It returns how many it has compared and how many are not
+// there: they may have been left where the run was.
+func (r *Report) CheckFiles(dir string) (compared, absent int, err error) {
+	var errs []error
+	seen := map[string]bool{}
+	for _, s := range r.AllSpecs() {
+		for _, f := range s.Files {
+			if seen[f.Path] {
+				continue
+			}
+			seen[f.Path] = true
+			content, err := os.ReadFile(filepath.Join(dir, filepath.FromSlash(f.Path)))
+			if errors.Is(err, os.ErrNotExist) {
+				absent++
+				continue
+			} else if err != nil {
+				errs = append(errs, err)
+				continue
+			}
+			compared++
+			if sum := sha256.Sum256(content); hex.EncodeToString(sum[:]) != f.SHA256 || int64(len(content)) != f.Size {
+				errs = append(errs, fmt.Errorf("files: %s is another than the report's: %d bytes with sha256 %x, want %d with %s", f.Path, len(content), sum, f.Size, f.SHA256))
+			}
+		}
 	}
+	return compared, absent, errors.Join(errs...)
 }
 
 // checkCatalogue compares with the catalogue of this program, when it is the

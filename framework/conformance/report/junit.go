@@ -60,15 +60,15 @@ func (r *Report) JUnit(w io.Writer) error {
 	for _, p := range r.Profiles {
 		s.Properties = append(s.Properties, junitProperty{"profile " + string(p.Name), p.Verdict(r.Claim)})
 	}
-	for _, spec := range r.uniqueSpecs() {
+	for _, spec := range r.UniqueSpecs() {
 		c := junitCase{Name: spec.text(), Class: "coco-e2e." + spec.Suite, Time: fmt.Sprintf("%.2f", spec.Seconds)}
 		switch spec.Result {
 		case Passed:
 		case Failed, Inconclusive:
-			c.Failure = &junitMessage{Message: xmlText(firstLine(spec.Reason)), Type: string(spec.Result), Text: xmlText(spec.Reason)}
+			c.Failure = &junitMessage{Message: xmlText(brief(spec.Reason)), Type: string(spec.Result), Text: xmlText(spec.Reason)}
 			s.Failures++
 		default:
-			c.Skipped = &junitMessage{Message: xmlText(firstLine(spec.Reason))}
+			c.Skipped = &junitMessage{Message: xmlText(brief(spec.Reason))}
 			s.Skipped++
 		}
 		s.Cases = append(s.Cases, c)
@@ -86,23 +86,27 @@ func (r *Report) JUnit(w io.Writer) error {
 	return err
 }
 
-// namedSpec is a spec with the requirements that it proves.
-type namedSpec struct {
+// NamedSpec is a spec with the requirements that it proves.
+type NamedSpec struct {
 	Spec
 	IDs []string
 }
 
+// Brief is the spec's reason on one line.
+func (s NamedSpec) Brief() string { return brief(s.Reason) }
+
 // text is the spec's, with its requirements.
-func (s namedSpec) text() string {
+func (s NamedSpec) text() string {
 	if len(s.IDs) == 0 {
 		return xmlText("[set-up] " + s.Text)
 	}
 	return xmlText(s.Text + " [" + strings.Join(s.IDs, " ") + "]")
 }
 
-// uniqueSpecs are all specs, each once, ordered by suite and text.
-func (r *Report) uniqueSpecs() []namedSpec {
-	var out []namedSpec
+// UniqueSpecs are all specs, each once, ordered by suite and text,
+// and what failed in set-up.
+func (r *Report) UniqueSpecs() []NamedSpec {
+	var out []NamedSpec
 	at := map[string]int{}
 	for _, q := range r.Requirements {
 		for _, s := range q.Specs {
@@ -112,17 +116,17 @@ func (r *Report) uniqueSpecs() []namedSpec {
 				continue
 			}
 			at[key] = len(out)
-			out = append(out, namedSpec{s, []string{q.ID}})
+			out = append(out, NamedSpec{s, []string{q.ID}})
 		}
 	}
-	slices.SortStableFunc(out, func(a, b namedSpec) int {
+	slices.SortStableFunc(out, func(a, b NamedSpec) int {
 		if c := strings.Compare(a.Suite, b.Suite); c != 0 {
 			return c
 		}
 		return strings.Compare(a.Text, b.Text)
 	})
 	for _, s := range r.SetUp {
-		out = append(out, namedSpec{Spec: s})
+		out = append(out, NamedSpec{Spec: s})
 	}
 	return out
 }

@@ -29,12 +29,12 @@ func (r *Report) Markdown(w io.Writer) error {
 		fmt.Fprintf(&b, "\nOnly a part was asked for: `%s`\n", r.Run.Selection)
 	}
 	if r.Run.Aborted != "" {
-		fmt.Fprintf(&b, "\n**The run was aborted:** %s\n", escape(firstLine(r.Run.Aborted)))
+		fmt.Fprintf(&b, "\n**The run was aborted:** %s\n", escape(brief(r.Run.Aborted)))
 	}
 	if len(r.SetUp) > 0 {
 		b.WriteString("\n## Set-up that failed\n\n")
 		for _, s := range r.SetUp {
-			fmt.Fprintf(&b, "- %s: %s\n", escape(s.Text), escape(firstLine(s.Reason)))
+			fmt.Fprintf(&b, "- %s: %s\n", escape(s.Text), escape(brief(s.Reason)))
 		}
 	}
 	for _, result := range []Result{Failed, Inconclusive, Skipped, NotRun} {
@@ -65,12 +65,10 @@ func (r *Report) headline() string {
 		}
 	}
 	of := "**" + escape(r.Implementation.Name) + "**"
-	switch {
-	case r.Claim == Hardware:
-	case r.Implementation.Simulated:
+	if r.Implementation.Simulated {
 		of += ", simulated TEE: no statement about hardware"
-	default:
-		of += ", evidence not verified under vendors' roots: no statement about hardware"
+	} else if r.Claim == Simulated {
+		of += ", no statement about hardware: " + escape(r.noHardware()[0])
 	}
 	return fmt.Sprintf("%s. Suite at %s, %s.", of, commit, r.Run.Started.UTC().Format("2006-01-02 15:04 UTC"))
 }
@@ -88,7 +86,11 @@ func (r *Report) platform() string {
 		}
 		classes = append(classes, c.Name+" ("+kind+")")
 	}
-	return strings.Join(append(parts, "RuntimeClasses "+strings.Join(classes, ", ")), "; ") + "."
+	parts = append(parts, "RuntimeClasses "+strings.Join(classes, ", "))
+	if t := r.Environment.Trustee; t != nil {
+		parts = append(parts, "KBS: "+r.Implementation.KBS+", "+t.String())
+	}
+	return strings.Join(parts, "; ") + "."
 }
 
 // Facts are what is known of a node, in words.

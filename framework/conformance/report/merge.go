@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"html/template"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/coco-e2e/coco-e2e/framework/conformance"
@@ -55,6 +56,7 @@ func Merge(reports ...*Report) (*Matrix, error) {
 		}
 		m.Platforms = append(m.Platforms, p)
 	}
+	m.distinct(reports)
 	for i, q := range reports[0].Requirements {
 		row := MatrixRow{ID: q.ID, Level: q.Level, Profile: q.Profile, Text: q.Text}
 		for _, r := range reports {
@@ -66,6 +68,37 @@ func Merge(reports ...*Report) (*Matrix, error) {
 		m.Requirements = append(m.Requirements, row)
 	}
 	return m, nil
+}
+
+// distinct makes the names of columns differ: by when a run began, and by its place
+// among equal ones.
+func (m *Matrix) distinct(reports []*Report) {
+	count := func(name string) (n int) {
+		for _, p := range m.Platforms {
+			if p.Name == name {
+				n++
+			}
+		}
+		return n
+	}
+	names := make([]string, len(m.Platforms))
+	for i, p := range m.Platforms {
+		if names[i] = p.Name; count(p.Name) > 1 {
+			names[i] += ", " + reports[i].Run.Started.UTC().Format("2006-01-02 15:04")
+		}
+	}
+	for i, name := range names {
+		m.Platforms[i].Name = name
+		if n := slices.Index(names, name); n < i || slices.Contains(names[i+1:], name) {
+			at := 1
+			for _, other := range names[:i] {
+				if other == name {
+					at++
+				}
+			}
+			m.Platforms[i].Name += fmt.Sprintf(" (%d)", at)
+		}
+	}
 }
 
 // platformName tells platforms apart for people.

@@ -84,11 +84,9 @@ type Suite struct {
 type Implementation struct {
 	// Name of the runtime of confidential pods.
 	Name string `json:"name" yaml:"name"`
-	// Simulated says that the TEE is.
+	// Simulated says that the TEE is, of any of the classes.
 	Simulated bool `json:"simulated" yaml:"simulated"`
-	// Roots is under whose roots evidence was verified: vendor, test or none. It is
-	// vendor only where every class gives evidence that a vendor certifies, and the
-	// run has verified it.
+	// Roots is under whose roots the run verifies evidence: vendor, test or none.
 	Roots string `json:"roots" yaml:"roots"`
 	// KBS is simulator, chart (Trustee's, installed by the run), given or none.
 	KBS string `json:"kbs" yaml:"kbs"`
@@ -101,14 +99,14 @@ type Class struct {
 	Name string `json:"name" yaml:"name"`
 	// TEE is the kind of evidence of its pods, "" when it is not known.
 	TEE string `json:"tee" yaml:"tee"`
+	// Simulated says that the TEE of its pods is.
+	Simulated bool `json:"simulated" yaml:"simulated"`
 	// EventLog says that its guests measure what is asked of their agent.
 	EventLog bool `json:"eventLog,omitempty" yaml:"eventLog,omitempty"`
 	// Kata is the version that it is marked with.
 	Kata string `json:"kata,omitempty" yaml:"kata,omitempty"`
 	// Handler is what it is called in the nodes' container runtime.
 	Handler string `json:"handler,omitempty" yaml:"handler,omitempty"`
-	// Simulated says that its TEE is this project's simulator.
-	Simulated bool `json:"simulated,omitempty" yaml:"simulated,omitempty"`
 	// Nodes is how many nodes take its pods.
 	Nodes int `json:"nodes,omitempty" yaml:"nodes,omitempty"`
 }
@@ -121,6 +119,31 @@ type Environment struct {
 	Nodes      []Node `json:"nodes" yaml:"nodes"`
 	// OtherClasses are RuntimeClasses that are there and were not asked for.
 	OtherClasses []Class `json:"otherClasses,omitempty" yaml:"otherClasses,omitempty"`
+	// Trustee is the KBS; nil when there was none.
+	Trustee *Trustee `json:"trustee,omitempty" yaml:"trustee,omitempty"`
+}
+
+// Trustee is a KBS, as far as it is known what it is.
+type Trustee struct {
+	// Version is its own, or "unknown".
+	Version string `json:"version" yaml:"version"`
+	// Image of its pods, where the run started them.
+	Image string `json:"image,omitempty" yaml:"image,omitempty"`
+	// Chart is the Helm chart that the run installed, with its version.
+	Chart string `json:"chart,omitempty" yaml:"chart,omitempty"`
+	// Host is that of a KBS which was there already.
+	Host string `json:"host,omitempty" yaml:"host,omitempty"`
+}
+
+// String is the KBS in words.
+func (t *Trustee) String() string {
+	text := "version " + t.Version
+	for _, part := range []struct{ before, what string }{{", chart ", t.Chart}, {", image ", t.Image}, {", at ", t.Host}} {
+		if part.what != "" {
+			text += part.before + part.what
+		}
+	}
+	return text
 }
 
 // Node is a node of the cluster.
@@ -187,7 +210,10 @@ type Note struct {
 
 // EvidenceTable is what verified evidence claims, beside what was expected.
 type EvidenceTable struct {
-	Kind   string          `json:"kind" yaml:"kind"`
+	Kind string `json:"kind" yaml:"kind"`
+	// Roots is under whose roots it was verified: vendor, test, or none where no
+	// certificate vouches for its kind; "" where it was not told.
+	Roots  string          `json:"roots,omitempty" yaml:"roots,omitempty"`
 	Claims []EvidenceClaim `json:"claims" yaml:"claims"`
 }
 

@@ -10,7 +10,6 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"encoding/xml"
-	"errors"
 	"os"
 	"path/filepath"
 	"slices"
@@ -56,7 +55,7 @@ func input(specs ...types.SpecReport) Input {
 	return Input{
 		Suite:          Suite{Module: "example.com/m", Commit: strings.Repeat("0a", 20)},
 		Implementation: Implementation{Name: "a runtime", Simulated: true, Roots: "test", KBS: "simulator", Classes: []Class{{Name: "kata-cc", TEE: "tpm"}}},
-		Environment:    Environment{Provider: "local", Kubernetes: "v1.37.2", Nodes: []Node{{Name: "n", Runtime: "containerd://2", Kernel: "6", OS: "Debian"}}},
+		Environment:    Environment{Provider: "local", Kubernetes: "v1.37.2", Nodes: []Node{{Name: "n", Runtime: "containerd://2", Kernel: "6", OS: "Debian"}}, Trustee: &Trustee{Version: "v0.15.0", Chart: "trustee-0.15.0", Image: "kbs@sha256:aa"}},
 		Run:            Run{Started: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), Seconds: 12, Command: "make e2e"},
 		Ginkgo:         []types.Report{{SuiteDescription: "a", SuiteSucceeded: true, SpecReports: specs}},
 	}
@@ -254,6 +253,7 @@ func TestParseRefuses(t *testing.T) {
 		"an unknown field":       {"kbs: simulator", "kbs: simulator\n  colour: red", "colour"},
 		"an unknown result":      {"result: not-applicable", "result: fine", "result"},
 		"another version":        {"dev/v1", "dev/v2", "apiVersion"},
+		"no time":                {"started: 2026-01-02T03:04:05Z", "started: yesterday", "/run/started"},
 		"no YAML":                {"apiVersion:", "[", "yaml"},
 		"a field twice":          {"kind: ConformanceReport", "kind: ConformanceReport\nkind: ConformanceReport", "kind"},
 		"no reason":              {"reason: it is about snp, which the platform does not have", "reason: ''", "requirements ATTEST-BINDING-002 reason: is missing"},
@@ -270,70 +270,125 @@ func TestParseRefuses(t *testing.T) {
 	}
 }
 
+// hardware is a run on a cluster that was there, whose pods gave evidence of a kind
+// that was verified under roots.
+func hardware(kind, roots string) Input {
+	specs := allPassed()
+	specs[0].ReportEntries = types.ReportEntries{{Name: EvidenceEntry, Value: types.ReportEntryValue{AsJSON: `{"kind": "` + kind + `", "roots": "` + roots + `", "claims": []}`}}}
+	in := input(specs...)
+	in.Environment.Provider = "existing"
+	in.Implementation.Simulated, in.Implementation.Roots = false, "vendor"
+	in.Implementation.Classes = []Class{{Name: "kata-qemu-tdx", TEE: kind}}
+	return in
+}
+
+// Artefacts lie below the report, and are what it says where they lie there.
+func TestFiles(t *testing.T) {
+	with := func(path string) *Report {
+		r := failing(t)
+		// The SHA-256 of "abc" is FIPS 180's example.
+		r.Requirements[0].Specs[0].Files = []File{{path, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad", 3}}
+		return r
+	}
+	for path, ok := range map[string]bool{"failed/x/console.log": true, "../x": false, "failed/../../x": false, "/etc/passwd": false, `..\x`: false} {
+		b, err := with(path).Marshal()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Parse(b); (err == nil) != ok {
+			t.Errorf("%s: %v", path, err)
+		}
+	}
+	dir := t.TempDir()
+	check := func(content string) (int, int, error) {
+		if err := os.WriteFile(filepath.Join(dir, "x"), []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return with("x").CheckFiles(dir)
+	}
+	if compared, absent, err := check("abc"); compared != 1 || absent != 0 || err != nil {
+		t.Errorf("%d compared, %d absent: %v", compared, absent, err)
+	}
+	if _, _, err := check("abd"); err == nil || !strings.Contains(err.Error(), "files: x is another than the report's") {
+		t.Error(err)
+	}
+	if compared, absent, err := with("y").CheckFiles(dir); compared != 0 || absent != 1 || err != nil {
+		t.Errorf("%d compared, %d absent: %v", compared, absent, err)
+	}
+	if with("x").CatalogueKnown() {
+		t.Error("the test's catalogue is taken for the program's")
+	}
+}
+
 func TestHardware(t *testing.T) {
-	withVerify, err := conformance.Parse([]byte(catalogueText +
-		"  - {id: ATTEST-VERIFY-001, level: MUST, profile: attestation, text: Evidence MUST verify., source: the article}\n"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	verified := func(state types.SpecState) types.SpecReport {
-		return spec("verifies", state, "why", req("ATTEST-VERIFY-001"), "tee:snp")
-	}
 	for name, c := range map[string]struct {
-		change func(*Implementation)
-		verify types.SpecState
-		claim  Claim
-		roots  string
-		says   string // of a report that claims hardware all the same
+		change func(*Input)
+		// want is what the validator says of a report that claims hardware all the same; "" when it may.
+		want string
 	}{
-		"vendor's roots":           {func(*Implementation) {}, types.SpecStatePassed, Hardware, "vendor", ""},
-		"test roots":               {func(i *Implementation) { i.Roots = "test" }, types.SpecStatePassed, Simulated, "test", `roots "test"`},
-		"no roots":                 {func(i *Implementation) { i.Roots = "none" }, types.SpecStatePassed, Simulated, "none", `roots "none"`},
-		"simulated":                {func(i *Implementation) { i.Simulated = true }, types.SpecStatePassed, Simulated, "vendor", "a simulated TEE"},
-		"a simulated class":        {func(i *Implementation) { i.Classes[0].Simulated = true }, types.SpecStatePassed, Simulated, "none", "whose TEE is simulated"},
-		"sample evidence":          {func(i *Implementation) { i.Classes[0].TEE = "sample" }, types.SpecStatePassed, Simulated, "none", "sample that anybody can write"},
-		"a TPM by itself":          {func(i *Implementation) { i.Classes[0].TEE = "tpm" }, types.SpecStatePassed, Simulated, "none", `kind "tpm" no vendor certifies`},
-		"an unknown kind":          {func(i *Implementation) { i.Classes[0].TEE = "" }, types.SpecStatePassed, Simulated, "none", `kind "" no vendor certifies`},
-		"a sample beside":          {func(i *Implementation) { i.Classes = append(i.Classes, Class{Name: "dev", TEE: "sample"}) }, types.SpecStatePassed, Simulated, "none", "RuntimeClass dev"},
-		"evidence failed":          {func(*Implementation) {}, types.SpecStateFailed, Simulated, "none", "no evidence was verified"},
-		"evidence was not looked":  {func(*Implementation) {}, types.SpecStateSkipped, Simulated, "none", "no evidence was verified"},
-		"no class at all":          {func(i *Implementation) { i.Classes = nil }, types.SpecStatePassed, Simulated, "none", "no evidence was verified"},
-		"the KBS of Trustee chart": {func(i *Implementation) { i.KBS = "chart" }, types.SpecStatePassed, Hardware, "vendor", ""},
+		"vendor's roots": {func(*Input) {}, ""},
+		"two classes": {func(in *Input) {
+			in.Implementation.Classes = append(in.Implementation.Classes, Class{Name: "b", TEE: "tdx"})
+		}, ""},
+		"test roots": {func(in *Input) { in.Implementation.Roots = "test" }, `under roots "test"`},
+		"no roots":   {func(in *Input) { in.Implementation.Roots = "none" }, `under roots "none"`},
+		"simulated":  {func(in *Input) { in.Implementation.Simulated = true }, "conformance of a simulated TEE"},
+		"on kind":    {func(in *Input) { in.Environment.Provider = "kind" }, `on a cluster of provider "kind"`},
+		"on local":   {func(in *Input) { in.Environment.Provider = "local" }, `on a cluster of provider "local"`},
+		"no class":   {func(in *Input) { in.Implementation.Classes = nil }, "without any RuntimeClass"},
+		"no node":    {func(in *Input) { in.Environment.Nodes = nil }, "without any node"},
+		"a simulated second": {func(in *Input) {
+			in.Implementation.Classes = append(in.Implementation.Classes, Class{Name: "kata-cc", TEE: "tdx", Simulated: true})
+		}, "RuntimeClass kata-cc, which is simulated"},
+		"a TPM as second": {func(in *Input) {
+			in.Implementation.Classes = append(in.Implementation.Classes, Class{Name: "b", TEE: "tpm"})
+		}, "evidence of kind tpm software can give"},
+		"an unknown kind":    {func(in *Input) { in.Implementation.Classes[0].TEE = "" }, "whose kind of evidence is not known"},
+		"a TPM":              {func(in *Input) { *in = hardware("tpm", "vendor") }, "evidence of kind tpm software can give"},
+		"a sample":           {func(in *Input) { *in = hardware("sample", "vendor") }, "a sample that anybody can write"},
+		"no evidence":        {func(in *Input) { in.Ginkgo[0].SpecReports[0].ReportEntries = nil }, "of whose kind tdx no evidence was verified"},
+		"roots not told":     {func(in *Input) { *in = hardware("tdx", "") }, "of whose kind tdx no evidence was verified"},
+		"evidence of a test": {func(in *Input) { *in = hardware("tdx", "test") }, "whose evidence a test root vouched for"},
+		"another's evidence": {func(in *Input) { in.Implementation.Classes[0].TEE = "snp" }, "of whose kind snp no evidence was verified"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			in := input(append(allPassed(), verified(c.verify))...)
-			in.Implementation.Simulated, in.Implementation.Roots, in.Implementation.Classes[0].TEE = false, "vendor", "snp"
-			c.change(&in.Implementation)
-			r := Build(withVerify, in)
-			if r.Claim != c.claim || r.Implementation.Roots != c.roots {
-				t.Errorf("claims %s under roots %s, want %s, %s", r.Claim, r.Implementation.Roots, c.claim, c.roots)
+			in := hardware("tdx", "vendor")
+			c.change(&in)
+			r := Build(catalogue(t), in)
+			if want := map[bool]Claim{true: Hardware, false: Simulated}[c.want == ""]; r.Claim != want {
+				t.Errorf("claims %s, want %s", r.Claim, want)
 			}
-			b, _ := r.Marshal()
-			if _, err := Parse(b); err != nil {
-				t.Errorf("what was built is not valid: %v", err)
-			}
-			var page, summary bytes.Buffer
-			if err := errors.Join(r.HTML(&page), r.Markdown(&summary)); err != nil {
-				t.Fatal(err)
-			}
-			for format, text := range map[string]string{"page": page.String(), "summary": summary.String()} {
-				if strings.Contains(text, "no statement about hardware") != (c.claim == Simulated) {
-					t.Errorf("the %s does not say what the claim %s is worth", format, c.claim)
+			if b, _ := r.Marshal(); c.want == "" {
+				if _, err := Parse(b); err != nil {
+					t.Error(err)
 				}
-			}
-			if c.claim == Hardware {
 				return
 			}
 			r.Claim = Hardware
-			if r.Implementation.Roots == "none" && in.Implementation.Roots == "vendor" {
-				r.Implementation.Roots = "vendor"
-			}
 			r.conclude()
-			b, _ = r.Marshal()
-			if _, err := Parse(b); err == nil || !strings.Contains(err.Error(), "claim: ") || !strings.Contains(err.Error(), c.says) {
-				t.Errorf("a report that claims hardware: %v, want %q", err, c.says)
+			b, _ := r.Marshal()
+			if _, err := Parse(b); err == nil || !strings.Contains(err.Error(), "claim: ") || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("a report that claims hardware is taken: %v, want %q", err, c.want)
 			}
 		})
+	}
+	// A class that says so makes the implementation simulated.
+	in := hardware("tdx", "vendor")
+	in.Implementation.Classes[0].Simulated = true
+	r := Build(catalogue(t), in)
+	if !r.Implementation.Simulated {
+		t.Error("a simulated class, and the implementation is not")
+	}
+	r.Implementation.Simulated = false
+	r.conclude()
+	b, _ := r.Marshal()
+	if _, err := Parse(b); err == nil || !strings.Contains(err.Error(), "RuntimeClass kata-qemu-tdx is simulated") {
+		t.Error(err)
+	}
+	// What is real and not proven is not called simulated.
+	var text bytes.Buffer
+	if err := Build(catalogue(t), hardware("tdx", "test")).Markdown(&text); err != nil || strings.Contains(text.String(), "simulated TEE") || !strings.Contains(text.String(), "no statement about hardware: with RuntimeClass kata-qemu-tdx, whose evidence a test root vouched for") {
+		t.Errorf("%v\n%s", err, text.String())
 	}
 }
 
@@ -407,6 +462,7 @@ func TestMarkdown(t *testing.T) {
 	for _, want := range []string{
 		"| policy | does not conform | 1 failed | 1 passed |", "| pod | conforms, simulated | 1 passed | – |",
 		"| POLICY-EXEC-001 | MUST | It MUST refuse. | group refuses: it \\| did &lt;b&gt;not&lt;/b&gt;", "no statement about hardware",
+		"KBS: simulator, version v0.15.0, chart trustee-0.15.0, image kbs@sha256:aa",
 	} {
 		if !strings.Contains(b.String(), want) {
 			t.Errorf("without %q:\n%s", want, b.String())
@@ -453,6 +509,68 @@ func TestCompare(t *testing.T) {
 	}
 }
 
+// A requirement that failed already can fail in more ways, or be left out.
+func TestCompareSpecs(t *testing.T) {
+	run := func(snp, tdx types.SpecState) *Report {
+		message := func(s types.SpecState) string {
+			return map[types.SpecState]string{types.SpecStateFailed: "it did not", types.SpecStateSkipped: "no KBS"}[s]
+		}
+		specs := allPassed()
+		specs[0] = spec("refuses on snp", snp, message(snp), req("POLICY-EXEC-001"))
+		return Build(catalogue(t), input(append(specs, spec("refuses on tdx", tdx, message(tdx), req("POLICY-EXEC-001")))...))
+	}
+	passed, failed, skipped := types.SpecStatePassed, types.SpecStateFailed, types.SpecStateSkipped
+	for name, c := range map[string]struct {
+		old, now *Report
+		want     string
+		lost     int
+	}{
+		"fails on another TEE too": {run(failed, passed), run(failed, failed), `Newly failing: 1
+  POLICY-EXEC-001            It MUST refuse.
+    a: group refuses on tdx (passed → failed)
+      it did not
+`, 0},
+		"fails as before": {run(failed, passed), run(failed, passed), `Still failing: 1
+  POLICY-EXEC-001            It MUST refuse.
+    a: group refuses on snp (failed → failed)
+      it did not
+`, 0},
+		"fails on another TEE in its place": {run(failed, passed), run(passed, failed), `Newly failing: 1
+  POLICY-EXEC-001            It MUST refuse.
+    a: group refuses on tdx (passed → failed)
+      it did not
+Newly passing: 1
+  POLICY-EXEC-001            It MUST refuse.
+    a: group refuses on snp (failed → passed)
+`, 0},
+		"a MUST is lost": {run(passed, passed), run(passed, skipped), `Not asked any more: 1
+  POLICY-EXEC-001            It MUST refuse. (passed → skipped)
+    a: group refuses on tdx (passed → skipped)
+      no KBS
+`, 1},
+		"what failed is skipped": {run(failed, passed), run(skipped, passed), `Not asked any more: 1
+  POLICY-EXEC-001            It MUST refuse. (failed → skipped)
+    a: group refuses on snp (failed → skipped)
+      no KBS
+`, 0},
+		"equal": {run(passed, passed), run(passed, passed), "no difference\n", 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			d := Compare(c.old, c.now)
+			var text, markdown strings.Builder
+			if err := d.Text(&text); err != nil || text.String() != c.want {
+				t.Errorf("%v\n%s\nwant\n%s", err, text.String(), c.want)
+			}
+			if len(d.Lost()) != c.lost {
+				t.Errorf("lost %+v, want %d", d.Lost(), c.lost)
+			}
+			if err := d.Markdown(&markdown); err != nil || name != "equal" && !strings.Contains(markdown.String(), "a: group refuses on ") {
+				t.Errorf("%v\n%s", err, markdown.String())
+			}
+		})
+	}
+}
+
 func TestMerge(t *testing.T) {
 	a := Build(catalogue(t), input(allPassed()...))
 	in := input(allPassed()...)
@@ -479,6 +597,38 @@ func TestMerge(t *testing.T) {
 	b.Suite.Catalogue = "sha256:" + strings.Repeat("0", 64)
 	if _, err := Merge(a, b); err == nil || !strings.Contains(err.Error(), "different catalogues") {
 		t.Error(err)
+	}
+}
+
+// Two nights of one platform are two columns.
+func TestMergeNames(t *testing.T) {
+	a, b, c := Build(catalogue(t), input(allPassed()...)), Build(catalogue(t), input(allPassed()...)), Build(catalogue(t), input(allPassed()...))
+	b.Run.Started = time.Date(2026, 1, 3, 3, 4, 5, 0, time.UTC)
+	m, err := Merge(a, b, c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, want := range []string{"local: tpm (simulated), 2026-01-02 03:04 (1)", "local: tpm (simulated), 2026-01-03 03:04", "local: tpm (simulated), 2026-01-02 03:04 (2)"} {
+		if m.Platforms[i].Name != want {
+			t.Errorf("%q, want %q", m.Platforms[i].Name, want)
+		}
+	}
+	if m, err := Merge(a); err != nil || m.Platforms[0].Name != "local: tpm (simulated)" {
+		t.Errorf("%+v, %v", m, err)
+	}
+}
+
+func TestMarked(t *testing.T) {
+	for e, want := range map[RPCEvent]string{
+		{RPC: "ExecProcess", Decision: "denied"}:  "denied",
+		{RPC: "ExecProcess", Decision: "error"}:   "denied",
+		{RPC: "GetOOMEvent", Decision: "denied"}:  "denied",
+		{RPC: "GetOOMEvent", Decision: "error"}:   "harmless",
+		{RPC: "GetOOMEvent", Decision: "allowed"}: "",
+	} {
+		if got := marked(e); got != want {
+			t.Errorf("%+v: %q, want %q", e, got, want)
+		}
 	}
 }
 
@@ -515,7 +665,7 @@ func TestSign(t *testing.T) {
 			}{
 				"another report":  {envelope, otherText, public, "about another file"},
 				"a changed byte":  {bytes.Replace(envelope, []byte(`"payload": "ey`), []byte(`"payload": "eY`), 1), text, public, "envelope"},
-				"another key":     {envelope, text, strangerPublic, "envelope"},
+				"another key":     {envelope, text, strangerPublic, "no signature in it is of this key"},
 				"no report":       {envelope, []byte("x: 1"), public, "schema"},
 				"no envelope":     {[]byte("{}"), text, public, "payloadType"},
 				"not JSON":        {[]byte("x"), text, public, "envelope"},

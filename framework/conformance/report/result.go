@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"io"
 	"slices"
 
 	"github.com/coco-e2e/coco-e2e/framework/conformance"
@@ -24,7 +25,7 @@ func Combine(specs []Spec) (Result, string) {
 	for _, r := range []Result{Failed, Inconclusive, Skipped, NotRun} {
 		for _, s := range specs {
 			if s.Result == r {
-				return r, s.Text + ": " + firstLine(s.Reason)
+				return r, s.Text + ": " + brief(s.Reason)
 			}
 		}
 	}
@@ -34,15 +35,6 @@ func Combine(specs []Spec) (Result, string) {
 		}
 	}
 	return NotApplicable, specs[0].Reason
-}
-
-func firstLine(s string) string {
-	for i, r := range s {
-		if r == '\n' {
-			return s[:i]
-		}
-	}
-	return s
 }
 
 // conclude fills in what follows from the requirements' results.
@@ -116,7 +108,11 @@ func (r *Report) resultDigest() string {
 	h := sha256.New()
 	fmt.Fprintf(h, "%s\n%s\n%s\n%v\n%s\n", r.Claim, r.Suite.Catalogue, r.Implementation.Name, r.Implementation.Simulated, r.Implementation.KBS)
 	for _, c := range r.Implementation.Classes {
-		fmt.Fprintf(h, "class %s %s %v\n", c.Name, c.TEE, c.EventLog)
+		fmt.Fprintf(h, "class %s %s %v", c.Name, c.TEE, c.EventLog)
+		if c.Simulated {
+			io.WriteString(h, " simulated")
+		}
+		fmt.Fprintln(h)
 	}
 	for _, q := range r.Requirements {
 		fmt.Fprintf(h, "%s %s\n", q.ID, q.Result)

@@ -14,6 +14,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/secure-systems-lab/go-securesystemslib/dsse"
 )
@@ -108,7 +109,7 @@ func Verify(ctx context.Context, envelope, report, public []byte) (*Statement, e
 		return nil, err
 	}
 	if _, err := verifier.Verify(ctx, &e); err != nil {
-		return nil, fmt.Errorf("envelope: %w", err)
+		return nil, fmt.Errorf("envelope: no signature in it is of this key, or it was changed after it was signed: %w", err)
 	}
 	payload, err := e.DecodeB64Payload()
 	if err != nil {
@@ -148,6 +149,9 @@ func parsePrivate(text []byte) (crypto.Signer, error) {
 		key, err = x509.ParsePKCS8PrivateKey(block.Bytes)
 	}
 	if err != nil {
+		if block.Type == "PUBLIC KEY" {
+			return nil, errors.New("key: this is a public key; a private one signs")
+		}
 		return nil, fmt.Errorf("key: %w", err)
 	}
 	signer, ok := key.(crypto.Signer)
@@ -164,6 +168,9 @@ func parsePublic(text []byte) (crypto.PublicKey, error) {
 	}
 	key, err := x509.ParsePKIXPublicKey(block.Bytes)
 	if err != nil {
+		if strings.HasSuffix(block.Type, "PRIVATE KEY") {
+			return nil, errors.New("key: this is a private key; the public one verifies: openssl pkey -in KEY -pubout")
+		}
 		return nil, fmt.Errorf("key: %w", err)
 	}
 	return key, accepted(key)
