@@ -1,6 +1,9 @@
 package proof
 
 import (
+	"os"
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -56,5 +59,26 @@ func TestCheck(t *testing.T) {
 				t.Error("a container is still open")
 			}
 		})
+	}
+}
+
+// A suite whose tree has a spec that the catalogue does not take runs none.
+func TestTree(t *testing.T) {
+	suite := filepath.Join(t.TempDir(), "suite")
+	if out, err := exec.CommandContext(t.Context(), "go", "test", "-c", "-o", suite, "./testdata/tree").CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	for spec, want := range map[string]string{
+		"whole": "Ran 1 of 1 Specs", "unproven": "it proves no requirement", "unknown": "no requirement is called POLICY-EXEC-999", "endless": "it has no timeout",
+	} {
+		cmd := exec.CommandContext(t.Context(), suite, "-ginkgo.no-color")
+		cmd.Env = append(os.Environ(), "SPEC="+spec)
+		out, err := cmd.CombinedOutput()
+		if (err == nil) != (spec == "whole") || !strings.Contains(string(out), want) {
+			t.Errorf("%s: %v, want %q\n%s", spec, err, want, out)
+		}
+		if spec != "whole" && strings.Contains(string(out), "Ran 1 of") {
+			t.Errorf("%s: it ran\n%s", spec, out)
+		}
 	}
 }
