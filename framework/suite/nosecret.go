@@ -16,7 +16,7 @@ import (
 
 // keepRefusals writes what the KBS simulators refused while the spec ran, and
 // why, to secret-<namespace>.txt below dir, and the KBS's logs of that time. A
-// namespace is one that a KBS may be in; found says whether one was.
+// namespace is one that a KBS may be in; found says whether one could be asked.
 func (b *Bed) keepRefusals(ctx context.Context, dir, ns string) (found bool) {
 	since := metav1.NewTime(CurrentSpecReport().StartTime)
 	for _, namespace := range slices.Compact([]string{ns, b.kbsNamespace, b.KBSNamespace}) {
@@ -28,8 +28,9 @@ func (b *Bed) keepRefusals(ctx context.Context, dir, ns string) (found bool) {
 			continue // a KBS that was given is elsewhere
 		}
 		for _, p := range pods.Items {
-			if log, err := b.containerLog(ctx, &p, corev1.PodLogOptions{SinceTime: &since}); err == nil && len(log) > 0 {
-				found = true
+			log, err := b.containerLog(ctx, &p, corev1.PodLogOptions{SinceTime: &since})
+			found = found || err == nil
+			if len(log) > 0 { // it may have had nothing to do
 				keep(filepath.Join(dir, "kbs-"+namespace+".log"), log)
 			}
 			text, err := b.refusals(ctx, &p, since)
