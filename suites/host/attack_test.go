@@ -214,5 +214,5 @@ func stays(ctx context.Context, p *corev1.Pod) {
 	Expect(now.Status.ContainerStatuses).To(HaveLen(1))
 	Expect(now.Status.ContainerStatuses[0].ContainerID).To(Equal(p.Status.ContainerStatuses[0].ContainerID))
 	Expect(now.Status.ContainerStatuses[0].RestartCount).To(BeZero())
-	Expect(now.Status.ContainerStatuses[0].Ready).To(BeTrue())
+	Expect(now.Status.ContainerStatuses[0]).To(HaveField("Ready", BeTrue()))
 }

@@ -108,12 +108,12 @@ func describe(ctx context.Context, t *testbed.Testbed, in *report.Input) {
 	case t.Roots != "" || t.Simulated:
 		im.Roots = "test"
 	default:
-		im.Roots = "vendor" // if the run has verified it: report.Build looks
+		im.Roots = "vendor" // whether evidence did verify under them is in the specs' evidence
 	}
 	switch {
 	case t.TrusteeNamespace != "":
 		im.KBS = "chart"
-	case t.ExternalKBS.URL != "":
+	case t.ExternalKBS.Given():
 		im.KBS = "given"
 	case t.KBSURL != "":
 		im.KBS = "simulator"
